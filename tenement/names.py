@@ -16,6 +16,9 @@ from tenement.errors import InvalidName
 LABEL_MAX: Final = 63
 """Longest label in characters (RFC 1035, 2.3.4)."""
 
+DOMAIN_MAX: Final = 253
+"""Longest domain name in characters, without a final dot (RFC 1035, 2.3.4)."""
+
 UNIT_NAME_MAX: Final = 255
 """Longest name systemd accepts for a unit (UNIT_NAME_MAX less the final NUL), and for a directory in a cgroup tree."""
 
@@ -64,6 +67,38 @@ def check_service(text: str) -> str:
     if len(service_slice(text)) > UNIT_NAME_MAX:
         raise InvalidName.of("service name", text, "has too many dashes: each takes four characters in the slice's name")
     return text
+
+
+def check_domain(text: str) -> str:
+    """Returns a domain name in the form it is compared in: ASCII, lower case, no final dot.
+
+    Characters outside ASCII are encoded (`bücher.example` gives `xn--bcher-kva.example`). Raises InvalidName with the
+    rule that is broken.
+    """
+    domain = text.removesuffix(".").lower()
+    if not domain.isascii():
+        domain = _encode_domain(text, domain)
+    if len(domain) > DOMAIN_MAX:
+        raise InvalidName.of("domain", text, f"must be at most {DOMAIN_MAX} characters long, not {len(domain)}")
+    for label in domain.split("."):
+        if not label:
+            raise InvalidName.of("domain", text, "must not have an empty part between its dots")
+        if not _LABEL.fullmatch(label) and (fault := label_fault(label)):
+            raise InvalidName.of("domain", text, f"has the part {label!r}, which {fault}")
+    if domain.rpartition(".")[2].isdigit():
+        raise InvalidName.of("domain", text, "must be a name, not an address")
+    return domain
+
+
+def _encode_domain(text: str, domain: str) -> str:
+    """The ASCII form of an internationalized domain name."""
+    # Python's codec follows IDNA 2003, browsers IDNA 2008. They differ in these four characters only (UTS 46, 7).
+    if wrong := next((c for c in domain if c in "\u00df\u03c2\u200c\u200d"), None):
+        raise InvalidName.of("domain", text, f"has {wrong!r}, which has two encodings: write the form that begins with xn--")
+    try:
+        return domain.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise InvalidName.of("domain", text, "cannot be encoded for the Domain Name System") from error
 
 
 def service_slice(service: str) -> str:

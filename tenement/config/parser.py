@@ -1,0 +1,209 @@
+"""From TOML texts to a Config, with every problem reported at its file, line and key.
+
+Texts are merged table by table; a setting may be set once in all of them. Reading goes on after a problem, so that
+one run shows all of them.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import FieldInfo
+
+from tenement.config.places import Path, key_lines
+from tenement.config.rules import Complaint, broken_rules
+from tenement.config.settings import Config, Routing, Service, Settings
+from tenement.config.values import Faulty, read_value, shown
+from tenement.errors import InvalidConfig, InvalidName, Problem
+from tenement.names import TenantName, check_label, check_service
+
+_SECTIONS: Final = ("settings", "service", "instances", "routing")
+_SYNTAX: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def parse(texts: Mapping[str, str]) -> Config:
+    """The configuration in some texts, by the names of their files. Raises InvalidConfig with every problem."""
+    return _Parser().parse(texts)
+
+
+@dataclass
+class _Parser:
+    """One run over some texts: what was found so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    places: dict[Path, tuple[str, int | None]] = field(default_factory=dict)
+
+    def parse(self, texts: Mapping[str, str]) -> Config:
+        tree: dict[str, Any] = {}
+        for file, text in texts.items():
+            try:
+                table = tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                self.problems.append(_syntax_problem(file, text, error))
+            else:
+                self._merge(tree, table, (), file, key_lines(text))
+        config = self._config(tree)
+        if self.problems:
+            order = {file: number for number, file in enumerate(texts)}
+            raise InvalidConfig(sorted(self.problems, key=lambda p: (order.get(p.file or "", -1), p.line or 0)))
+        return config
+
+    def _merge(self, into: dict[str, Any], table: dict[str, Any], at: Path, file: str, lines: dict[Path, int]) -> None:
+        for key, value in table.items():
+            path = (*at, key)
+            place = (file, _line_of(path, lines))
+            if key not in into:
+                into[key] = value
+                self.places[path] = place
+                if isinstance(value, dict):
+                    into[key] = {}
+                    self._merge(into[key], value, path, file, lines)
+            elif isinstance(value, dict) and isinstance(into[key], dict):
+                self._merge(into[key], value, path, file, lines)
+            else:
+                first_file, first_line = self.places[path]
+                where = f"{first_file}:{first_line}" if first_line else first_file
+                self._report(path, f"is set already in {where}", place=place)
+
+    def _report(
+        self, path: Path, message: str, hint: str | None = None, *, place: tuple[str, int | None] | None = None
+    ) -> None:
+        known = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.places), ())
+        file, line = place or self.places.get(known, (None, None))
+        self.problems.append(Problem(message, file=file, line=line, key=dotted(path), hint=hint))
+
+    def _config(self, tree: dict[str, Any]) -> Config:
+        for key, value in tree.items():
+            if key not in _SECTIONS:
+                self._report((key,), "unknown section" if isinstance(value, dict) else "unknown setting", self._misplaced(key))
+        settings, bad = self._struct(Settings, self._table(tree, ("settings",)), ("settings",))
+        services, all_bad = self._services(self._table(tree, ("service",)))
+        instances = self._instances(self._table(tree, ("instances",)), services)
+        routing, bad_routes = self._struct(Routing, self._table(tree, ("routing",)), ("routing",))
+        config = Config(settings=settings, services=services, instances=instances, routing=routing)
+        all_bad |= {("settings", key) for key in bad} | {("routing", key) for key in bad_routes}
+        for complaint in broken_rules(config):
+            self._complain(complaint, all_bad)
+        return config
+
+    def _complain(self, complaint: Complaint, bad: set[Path]) -> None:
+        """Reports a broken rule, unless one of the settings it is about was refused before."""
+        if not any(path[: len(wrong)] == wrong for path in complaint.paths for wrong in bad):
+            self._report(complaint.paths[0], complaint.message, complaint.hint)
+
+    def _services(self, tables: dict[str, Any]) -> tuple[dict[str, Service], set[Path]]:
+        services: dict[str, Service] = {}
+        all_bad: set[Path] = set()
+        for name in tables:
+            path = ("service", name)
+            try:
+                check_service(name)
+            except InvalidName as error:
+                self._report(path, error.rule or error.message)
+            service, bad = self._struct(Service, self._table(tables, path), path, name=name)
+            services[name] = service
+            all_bad |= {(*path, key) for key in bad}
+        return services, all_bad
+
+    def _struct[S: msgspec.Struct](
+        self, cls: type[S], table: dict[str, Any], path: Path, **fixed: object
+    ) -> tuple[S, set[str]]:
+        """A struct from a table, and the keys whose values were refused; these have their defaults."""
+        fields = {f.encode_name: f for f in msgspec.structs.fields(cls) if f.name not in fixed}
+        values: dict[str, object] = dict(fixed)
+        bad: set[str] = set()
+        for key, raw in table.items():
+            if key not in fields:
+                self._report((*path, key), "unknown setting", _nearest(key, fields) or self._misplaced(key))
+            elif not self._value(fields[key], raw, (*path, key), values):
+                bad.add(key)
+        return cls(**values), bad
+
+    def _value(self, setting: FieldInfo, raw: object, path: Path, values: dict[str, object]) -> bool:
+        """Reads one value into `values`. False if it was refused."""
+        try:
+            values[setting.name] = read_value(setting, raw)
+        except Faulty as error:
+            for fault in error.faults:
+                self._report((*path, *fault.path), fault.message)
+            return False
+        except ValueError as error:
+            self._report(path, str(error))
+            return False
+        return True
+
+    def _instances(self, table: dict[str, Any], services: dict[str, Service]) -> tuple[TenantName, ...]:
+        names: list[TenantName] = []
+        for service, ids in table.items():
+            path = ("instances", service)
+            if service not in services:
+                self._report(path, "there is no such service", _nearest(service, services))
+            elif not isinstance(ids, list):
+                self._report(path, f"must be a list of tenants' ids, not {shown(ids)}")
+            else:
+                names += self._instances_of(service, ids, path)
+        return tuple(names)
+
+    def _instances_of(self, service: str, ids: list[Any], path: Path) -> list[TenantName]:
+        names: list[TenantName] = []
+        for id_ in ids:
+            if not isinstance(id_, str):
+                self._report(path, f"must hold tenants' ids in quotes, not {shown(id_)}")
+                continue
+            try:
+                check_label("tenant id", id_)
+                name = TenantName(service, id_)
+            except InvalidName as error:
+                # A wrong name of the service itself is reported with the service.
+                if error.kind == "tenant id":
+                    self._report(path, f"has the id {shown(id_)}, which {error.rule}")
+                continue
+            if name in names:
+                self._report(path, f"has {shown(id_)} twice")
+            names.append(name)
+        return names
+
+    def _table(self, tree: dict[str, Any], path: Path) -> dict[str, Any]:
+        """A table in the tree, empty if it is absent or, which is reported, something else."""
+        value = tree.get(path[-1], {})
+        if isinstance(value, dict):
+            return value
+        self._report(path, f"must be a table, not {shown(value)}", f"Write [{dotted(path)}].")
+        return {}
+
+    def _misplaced(self, key: str) -> str | None:
+        """The hint for a key that is not known where it is."""
+        if section := next(iter(difflib.get_close_matches(key, _SECTIONS, 1, 0.7)), None):
+            return f"Did you mean [{section}]?"
+        for section, cls in (("settings", Settings), ("service.NAME", Service), ("routing", Routing)):
+            if key in {f.encode_name for f in msgspec.structs.fields(cls)} - {"name"}:
+                return f"It belongs in [{section}]."
+        return None
+
+
+def dotted(path: Path) -> str:
+    """A key path as TOML writes it: `routing.hosts."www.example.com"`."""
+    return ".".join(key if _BARE_KEY.fullmatch(key) else f'"{key}"' for key in path)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f"Did you mean {near[0]}?" if near else None
+
+
+def _line_of(path: Path, lines: dict[Path, int]) -> int | None:
+    """The line of a key, or of the nearest key around it (an inline table)."""
+    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+
+
+def _syntax_problem(file: str, text: str, error: tomllib.TOMLDecodeError) -> Problem:
+    """The problem for a text that is no TOML. tomllib tells the line only inside its message."""
+    match = _SYNTAX.search(str(error))
+    line = int(match[1]) if match and match[1] else text.count("\n") + 1
+    message = str(error)[: match.start()] if match else str(error)
+    return Problem(f"not valid TOML: {message[:1].lower()}{message[1:]}", file=file, line=line)
