@@ -1,7 +1,8 @@
 """Errors that cross a boundary: each class has one D-Bus name, one HTTP status and one exit code.
 
-The message is a sentence for people and names the tenant; facts that a caller acts on are attributes. An error that
-came over the bus has its class and its message, other facts are None.
+The message is for people and names the tenant ("notes:alice: no such tenant", no full stop); facts that a
+caller acts on are attributes. An error that came over the bus has its class and its message; its other facts
+are None.
 """
 
 from collections.abc import Iterable
@@ -14,11 +15,14 @@ DBUS_PREFIX: Final = "dev.tenement.Error."
 class TenementError(Exception):
     """Base of all errors of tenement.
 
-    `tenant` is "service:id", or None if the error concerns no single tenant. `retry_after_s` is the number of seconds
-    after which trying again makes sense, or None if it does not.
+    `tenant` is "service:id", or None if the error concerns no single tenant. `retry_after_s` is the number of
+    seconds after which trying again makes sense, or None if it does not.
     """
 
-    def __init__(self, message: str, *, tenant: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, tenant: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        """Takes the message and the facts that are known."""
         super().__init__(message)
         self.message = message
         self.tenant = tenant
@@ -59,7 +63,7 @@ class InvalidName(TenementError):
 
     @classmethod
     def of(cls, kind: str, value: str, rule: str) -> Self:
-        """The error for `value`, a `kind` of name ("tenant id"), which breaks `rule` ("must not be empty")."""
+        """The error for a `value` of a `kind` ("tenant id") that breaks a `rule` ("must not be empty")."""
         shown = value if len(value) <= 80 else value[:77] + "..."
         error = cls(f"{kind} {shown!r} {rule}")
         error.kind, error.value, error.rule = kind, value, rule
@@ -81,8 +85,8 @@ class Disabled(TenementError):
 class StartFailed(TenementError):
     """The app ended before it was ready, or cannot be started.
 
-    `result` is systemd's word for it ("exit-code", "signal", "resources"), `exit_status` the exit status or signal
-    number, `last_line` the last line the app printed.
+    `result` is systemd's word for it ("exit-code", "signal", "resources"), `exit_status` the exit status or
+    signal number, `last_line` the last line the app printed.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class StartFailed(TenementError):
         exit_status: int | None = None,
         last_line: str | None = None,
     ) -> None:
+        """Takes the message and the facts that are known."""
         super().__init__(message, tenant=tenant, retry_after_s=retry_after_s)
         self.result = result
         self.exit_status = exit_status
@@ -112,6 +117,7 @@ class StartTimeout(TenementError):
         retry_after_s: float | None = None,
         after_s: float | None = None,
     ) -> None:
+        """Takes the message and the facts that are known."""
         super().__init__(message, tenant=tenant, retry_after_s=retry_after_s)
         self.after_s = after_s
 
@@ -131,6 +137,7 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
+        """The problem as one line."""
         place = self.file or ""
         if self.file and self.line:
             place += f":{self.line}"
@@ -142,6 +149,7 @@ class InvalidConfig(TenementError):
     """The configuration has faults; `problems` holds all of them."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
+        """Takes at least one problem."""
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 

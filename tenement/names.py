@@ -20,7 +20,7 @@ DOMAIN_MAX: Final = 253
 """Longest domain name in characters, without a final dot (RFC 1035, 2.3.4)."""
 
 UNIT_NAME_MAX: Final = 255
-"""Longest name systemd accepts for a unit (UNIT_NAME_MAX less the final NUL), and for a directory in a cgroup tree."""
+"""Longest name of a unit (systemd counts a final NUL in its own UNIT_NAME_MAX), and of its control group."""
 
 RESERVED_SERVICES: Final = frozenset({"proxy"})
 """Service names whose units would be tenement's own: tenement-proxy@1.service is the first proxy worker."""
@@ -44,8 +44,8 @@ def label_fault(text: str) -> str | None:
         return f"must be at most {LABEL_MAX} characters long, not {len(text)}"
     if text.startswith("-") or text.endswith("-"):
         return "must not begin or end with '-'"
-    # RFC 5890, 2.3.1: such labels are reserved. Browsers show "xn--" labels as other characters, which lets one tenant
-    # look like another, and certificate authorities refuse the rest.
+    # RFC 5890, 2.3.1: such labels are reserved. Browsers show "xn--" labels as other characters, which lets
+    # one tenant look like another, and certificate authorities refuse the rest.
     return "must not have '--' as its third and fourth characters (reserved for internationalized names)"
 
 
@@ -65,21 +65,25 @@ def check_service(text: str) -> str:
     if text in RESERVED_SERVICES:
         raise InvalidName.of("service name", text, "is taken by tenement's own units")
     if len(service_slice(text)) > UNIT_NAME_MAX:
-        raise InvalidName.of("service name", text, "has too many dashes: each takes four characters in the slice's name")
+        raise InvalidName.of(
+            "service name", text, "has too many dashes: each takes four characters in the slice's name"
+        )
     return text
 
 
 def check_domain(text: str) -> str:
     """Returns a domain name in the form it is compared in: ASCII, lower case, no final dot.
 
-    Characters outside ASCII are encoded (`bücher.example` gives `xn--bcher-kva.example`). Raises InvalidName with the
-    rule that is broken.
+    Characters outside ASCII are encoded (`bücher.example` gives `xn--bcher-kva.example`). Raises InvalidName
+    with the rule that is broken.
     """
     domain = text.removesuffix(".").lower()
     if not domain.isascii():
         domain = _encode_domain(text, domain)
     if len(domain) > DOMAIN_MAX:
-        raise InvalidName.of("domain", text, f"must be at most {DOMAIN_MAX} characters long, not {len(domain)}")
+        raise InvalidName.of(
+            "domain", text, f"must be at most {DOMAIN_MAX} characters long, not {len(domain)}"
+        )
     for label in domain.split("."):
         if not label:
             raise InvalidName.of("domain", text, "must not have an empty part between its dots")
@@ -92,9 +96,12 @@ def check_domain(text: str) -> str:
 
 def _encode_domain(text: str, domain: str) -> str:
     """The ASCII form of an internationalized domain name."""
-    # Python's codec follows IDNA 2003, browsers IDNA 2008. They differ in these four characters only (UTS 46, 7).
+    # Python's codec follows IDNA 2003, browsers IDNA 2008, which encodes these four characters otherwise
+    # (UTS 46, section 7).
     if wrong := next((c for c in domain if c in "\u00df\u03c2\u200c\u200d"), None):
-        raise InvalidName.of("domain", text, f"has {wrong!r}, which has two encodings: write the form that begins with xn--")
+        raise InvalidName.of(
+            "domain", text, f"has {wrong!r}, which has two encodings: write the form that begins with xn--"
+        )
     try:
         return domain.encode("idna").decode("ascii")
     except UnicodeError as error:
@@ -117,6 +124,7 @@ class TenantName:
     id: str
 
     def __post_init__(self) -> None:
+        """Checks both parts."""
         check_service(self.service)
         check_label("tenant id", self.id)
 
@@ -141,6 +149,7 @@ class TenantName:
             return None
 
     def __str__(self) -> str:
+        """The name as it is written: `notes:alice`."""
         return f"{self.service}:{self.id}"
 
     @property
@@ -157,8 +166,8 @@ class TenantName:
     def user(self) -> str:
         """The user its processes run as: `tn-` and 80 bits of a hash, 19 characters.
 
-        systemd allows 31 characters, so the name itself does not fit. Without a user of its own, all tenants of a
-        service would share one, and could kill each other.
+        systemd allows 31 characters, so the name itself does not fit. Without a user of its own, all tenants
+        of a service would share one, and could kill each other.
         """
         digest = hashlib.sha256(str(self).encode()).digest()
         return "tn-" + base64.b32encode(digest[:10]).decode().lower()

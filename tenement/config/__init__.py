@@ -1,4 +1,4 @@
-"""The configuration: /etc/tenement/tenement.toml and /etc/tenement/tenement.d/*.toml. See tenement.toml(5)."""
+"""The configuration in /etc/tenement: tenement.toml and tenement.d/*.toml. See tenement.toml(5)."""
 
 from tenement.config.files import DIRECTORY, load, load_directory
 from tenement.config.parser import parse

@@ -16,7 +16,7 @@ _PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
 def parse_duration(value: object) -> float:
-    """Seconds meant by a number of seconds or a string such as "1h 30s". Raises ValueError for anything else."""
+    """Seconds meant by a number of seconds or by a string such as "1h 30s". Raises ValueError for others."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if not isinstance(value, str) or not value.strip():

@@ -1,7 +1,7 @@
 """From TOML texts to a Config, with every problem reported at its file, line and key.
 
-Texts are merged table by table; a setting may be set once in all of them. Reading goes on after a problem, so that
-one run shows all of them.
+Texts are merged table by table; a setting may be set once in all of them. Reading goes on after a problem, so
+that one run shows all of them.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import FieldInfo
 
-from tenement.config.places import Path, key_lines
+from tenement.config.places import Path, Places, dotted, key_lines
 from tenement.config.rules import Complaint, broken_rules
 from tenement.config.settings import Config, Routing, Service, Settings
 from tenement.config.values import Faulty, read_value, shown
@@ -23,12 +23,18 @@ from tenement.names import TenantName, check_label, check_service
 
 _SECTIONS: Final = ("settings", "service", "instances", "routing")
 _SYNTAX: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def parse(texts: Mapping[str, str]) -> Config:
-    """The configuration in some texts, by the names of their files. Raises InvalidConfig with every problem."""
-    return _Parser().parse(texts)
+    """The configuration in some texts, keyed by file name. Raises InvalidConfig with every problem."""
+    return parse_with_places(texts)[0]
+
+
+def parse_with_places(texts: Mapping[str, str]) -> tuple[Config, Places]:
+    """The same, and where each key was set."""
+    parser = _Parser()
+    config = parser.parse(texts)
+    return config, parser.places
 
 
 @dataclass
@@ -36,7 +42,7 @@ class _Parser:
     """One run over some texts: what was found so far."""
 
     problems: list[Problem] = field(default_factory=list)
-    places: dict[Path, tuple[str, int | None]] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
 
     def parse(self, texts: Mapping[str, str]) -> Config:
         tree: dict[str, Any] = {}
@@ -50,37 +56,42 @@ class _Parser:
         config = self._config(tree)
         if self.problems:
             order = {file: number for number, file in enumerate(texts)}
-            raise InvalidConfig(sorted(self.problems, key=lambda p: (order.get(p.file or "", -1), p.line or 0)))
+            raise InvalidConfig(
+                sorted(self.problems, key=lambda p: (order.get(p.file or "", -1), p.line or 0))
+            )
         return config
 
-    def _merge(self, into: dict[str, Any], table: dict[str, Any], at: Path, file: str, lines: dict[Path, int]) -> None:
+    def _merge(
+        self, into: dict[str, Any], table: dict[str, Any], at: Path, file: str, lines: dict[Path, int]
+    ) -> None:
         for key, value in table.items():
             path = (*at, key)
-            place = (file, _line_of(path, lines))
-            if key not in into:
-                into[key] = value
-                self.places[path] = place
-                if isinstance(value, dict):
-                    into[key] = {}
-                    self._merge(into[key], value, path, file, lines)
-            elif isinstance(value, dict) and isinstance(into[key], dict):
+            first = key not in into
+            if first:
+                self.places.add(path, file, lines)
+                into[key] = {} if isinstance(value, dict) else value
+            if isinstance(value, dict) and isinstance(into[key], dict):
                 self._merge(into[key], value, path, file, lines)
-            else:
-                first_file, first_line = self.places[path]
-                where = f"{first_file}:{first_line}" if first_line else first_file
-                self._report(path, f"is set already in {where}", place=place)
+            elif not first:
+                self._set_twice(path, file, lines)
 
-    def _report(
-        self, path: Path, message: str, hint: str | None = None, *, place: tuple[str, int | None] | None = None
-    ) -> None:
-        known = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.places), ())
-        file, line = place or self.places.get(known, (None, None))
-        self.problems.append(Problem(message, file=file, line=line, key=dotted(path), hint=hint))
+    def _set_twice(self, path: Path, file: str, lines: dict[Path, int]) -> None:
+        first_file, first_line = self.places.of(path)
+        where = f"{first_file}:{first_line}" if first_line else first_file
+        line = Places.line(path, lines)
+        self.problems.append(Problem(f"is set already in {where}", file=file, line=line, key=dotted(path)))
+
+    def _report(self, path: Path, message: str, hint: str | None = None) -> None:
+        self.problems.append(self.places.problem(path, message, hint))
 
     def _config(self, tree: dict[str, Any]) -> Config:
         for key, value in tree.items():
             if key not in _SECTIONS:
-                self._report((key,), "unknown section" if isinstance(value, dict) else "unknown setting", self._misplaced(key))
+                self._report(
+                    (key,),
+                    "unknown section" if isinstance(value, dict) else "unknown setting",
+                    self._misplaced(key),
+                )
         settings, bad = self._struct(Settings, self._table(tree, ("settings",)), ("settings",))
         services, all_bad = self._services(self._table(tree, ("service",)))
         instances = self._instances(self._table(tree, ("instances",)), services)
@@ -186,19 +197,9 @@ class _Parser:
         return None
 
 
-def dotted(path: Path) -> str:
-    """A key path as TOML writes it: `routing.hosts."www.example.com"`."""
-    return ".".join(key if _BARE_KEY.fullmatch(key) else f'"{key}"' for key in path)
-
-
 def _nearest(key: str, known: Iterable[str]) -> str | None:
     near = difflib.get_close_matches(key, list(known), 1)
     return f"Did you mean {near[0]}?" if near else None
-
-
-def _line_of(path: Path, lines: dict[Path, int]) -> int | None:
-    """The line of a key, or of the nearest key around it (an inline table)."""
-    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
 
 
 def _syntax_problem(file: str, text: str, error: tomllib.TOMLDecodeError) -> Problem:

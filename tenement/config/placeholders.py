@@ -1,7 +1,7 @@
 """Placeholders in settings: `{data_dir}/{id}/app.db`.
 
-Only a name in braces is a placeholder; any other brace stands for itself, so JSON can be written as it is. `{{name}}`
-gives the text `{name}`.
+Only a name in braces is a placeholder; any other brace stands for itself, so JSON can be written as it is.
+`{{name}}` gives the text `{name}`.
 """
 
 import re

@@ -74,8 +74,8 @@ _SERVICE_RULES: Final = (
 
 
 def is_relative(program: str) -> bool:
-    """Whether a program is relative to `workdir`: it has a slash, but not at its start."""
-    return "/" in program and not program.startswith("/")
+    """Whether a program is relative to `workdir`: it has a slash, but is not absolute."""
+    return "/" in program and not program.startswith(("/", "{data_dir}/"))
 
 
 def broken_rules(config: Config) -> Iterator[Complaint]:
@@ -98,7 +98,9 @@ def _broken_limits(config: Config) -> Iterator[Complaint]:
 
 def _broken_routes(config: Config) -> Iterator[Complaint]:
     routing = config.routing
-    targets = [(("routing", "default"), routing.default)] if routing.default else []
+    targets: list[tuple[Path, str]] = []
+    if routing.default:
+        targets.append((("routing", "default"), routing.default))
     targets += [(("routing", "hosts", host), target) for host, target in routing.hosts.items()]
     targets += [(("routing", "paths", path), target) for path, target in routing.paths.items()]
     for path, target in targets:
@@ -120,9 +122,7 @@ def warnings(config: Config) -> list[str]:
     for name, service in config.services.items():
         at = f"service.{name}"
         if service.isolation == "process":
-            lines.append(f"{at}.isolation: \"process\" does not keep tenants apart; use it for debugging only")
-        if service.health is None and service.listen == "fd":
-            lines.append(f'{at}.health: not set; with listen = "fd" a tenant then counts as ready before its app is')
+            lines.append(f'{at}.isolation: "process" does not keep tenants apart; use it for debugging only')
         if service.auto_spawn and not service.max_running:
             lines.append(f"{at}.auto_spawn: visitors can start any number of tenants; set max_running")
     return lines

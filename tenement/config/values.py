@@ -1,4 +1,4 @@
-"""Reads the values of settings: each kind of value has one function that takes what TOML gave and returns ours.
+"""Reads the values of settings: one function for each kind takes what TOML gave and returns ours.
 
 They raise ValueError with the end of a sentence that begins with the setting: "must be an absolute path".
 """
@@ -22,7 +22,7 @@ CONTRACT: Final = ("PORT", "HOST", "SOCKET_PATH", "DATA_DIR", "TENANT", "SERVICE
 """Environment variables that every app gets; the configuration cannot set them."""
 
 BASE_DOMAIN_MAX: Final = 125
-"""Longest base domain: with two labels of 63 characters before it a host name has 253, the most there can be."""
+"""Longest base domain: with two labels of 63 characters before it, a host name has the most it may have."""
 
 _TARGET_RULE: Final = "must be a tenant (SERVICE:ID) or a service, in quotes"
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -41,6 +41,7 @@ class Faulty(ValueError):
     """Several faults in one value."""
 
     def __init__(self, faults: list[Fault]) -> None:
+        """Takes at least one fault."""
         super().__init__("; ".join(fault.message for fault in faults))
         self.faults = faults
 
@@ -85,7 +86,7 @@ def describe(setting: Declared) -> str:
     """What a setting takes, as a phrase: "a whole number from 1 to 10000"."""
     if setting.kind == "duration":
         low = f"from {format_duration(setting.ge)} " if setting.ge else ""
-        return f"a span of time {low}up to {format_duration(setting.le or 0)}, in seconds or as in \"5min\""
+        return f'a span of time {low}up to {format_duration(setting.le or 0)}, in seconds or as in "5min"'
     if setting.kind:
         return _KIND_NAMES[setting.kind]
     if setting.base is bool:
@@ -139,7 +140,9 @@ def _text(raw: object, rule: str) -> str:
     for name in placeholders_in(raw):
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"has the unknown placeholder {{{name}}} (known: {known}; write {{{{{name}}}}} for the text itself)")
+            raise ValueError(
+                f"has the unknown placeholder {{{name}}} (known: {known}; {{{{{name}}}}} is the text itself)"
+            )
     return raw
 
 
@@ -159,21 +162,19 @@ def _command(raw: object, rule: str) -> tuple[str, ...]:
     words = _arguments(raw, rule)
     if not words or not words[0]:
         raise ValueError("must name a program")
-    if "{" in words[0]:
-        raise ValueError("must name its program without placeholders")
     return words
 
 
 def _path(raw: object, rule: str) -> str:
-    path = _text(raw, rule)
-    if placeholders_in(path):
-        raise ValueError("must not hold placeholders")
-    return _absolute(path, rule)
+    return _absolute(_text(raw, rule), rule)
 
 
 def _absolute(path: str, rule: str) -> str:
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(rule if not path.startswith("/") else "must not hold '..'")
+    # The service's data directory is absolute too, once it is filled in.
+    if not path.startswith(("/", "{data_dir}/")):
+        raise ValueError(rule)
+    if ".." in path.split("/"):
+        raise ValueError("must not hold '..'")
     return path
 
 
@@ -192,7 +193,9 @@ def _domains(raw: object, rule: str) -> tuple[str, ...]:
 def _base_domain(raw: object) -> str:
     domain = _domain(raw)
     if len(domain) > BASE_DOMAIN_MAX:
-        raise ValueError(f"has a domain longer than {BASE_DOMAIN_MAX} characters: tenants' host names would exceed 253")
+        raise ValueError(
+            f"has a domain longer than {BASE_DOMAIN_MAX} characters: tenants' host names would exceed 253"
+        )
     return domain
 
 
@@ -217,7 +220,7 @@ def _network(raw: object) -> str:
     except ValueError as error:
         if "host bits" in str(error):
             meant = ipaddress.ip_network(raw, strict=False)
-            raise ValueError(f"has {shown(raw)}, an address inside a network: write \"{meant}\"") from error
+            raise ValueError(f'has {shown(raw)}, an address inside a network: write "{meant}"') from error
         raise ValueError(f"has {shown(raw)}, which is no address or network") from error
 
 
@@ -288,7 +291,7 @@ def _paths(raw: object, rule: str) -> dict[str, str]:
 def _route(prefix: str, target: object) -> tuple[str, str]:
     path = _url_path(prefix, "must begin with '/'").rstrip("/")
     if not path:
-        raise ValueError("must be longer than \"/\": the base domain itself is tenement's own")
+        raise ValueError('must be longer than "/": the base domain itself is tenement\'s own')
     return path, _target(target, _TARGET_RULE)
 
 
