@@ -63,7 +63,7 @@ install-data:
 	install -d $(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/usr/lib/systemd/system-generators $(DESTDIR)/usr/lib/tenement
 	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(DESTDIR)/usr/lib/systemd/system/
 	install units/tenement-proxy-generator $(DESTDIR)/usr/lib/systemd/system-generators/
-	install units/replace-workers units/stop-tenants $(DESTDIR)/usr/lib/tenement/
+	install units/stop-tenants $(DESTDIR)/usr/lib/tenement/
 	install -D -m 644 units/tenement.sysusers $(DESTDIR)/usr/lib/sysusers.d/tenement.conf
 	install -D -m 644 units/tenement.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/tenement.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d units/dev.tenement.Manager.conf
