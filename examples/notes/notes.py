@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -IS
 """Notes for one customer: POST text to /notes, GET them back as JSON, kept in SQLite in $DATA_DIR.
 
-Written as if there were only one customer, which is the point of tenement. Standard library only, and few modules of
-it, because a sleeping tenant's first visitor waits for the imports: sqlite3 reads and writes the JSON.
+Written as if there were only one customer, which is the point of tenement. Standard library only, and few
+modules of it, because a sleeping tenant's first visitor waits for the imports: sqlite3 reads and writes JSON.
 """
 
 import os
@@ -13,7 +13,14 @@ from io import BufferedReader
 from typing import NamedTuple
 
 MAX_BODY_BYTES = 1 << 20
-REASONS = {200: "OK", 201: "Created", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large"}
+REASONS = {
+    200: "OK",
+    201: "Created",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+}
 
 
 class Answer(NamedTuple):
@@ -25,11 +32,13 @@ class Answer(NamedTuple):
 
 
 class Notes:
-    """The customer's notes. One connection serves all threads, one at a time: SQLite is quick and writes are rare."""
+    """The customer's notes. One connection serves all threads, one at a time: SQLite is quick."""
 
     def __init__(self, directory: str) -> None:
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(f"{directory}/notes.db", check_same_thread=False, isolation_level=None)
+        self._database = sqlite3.connect(
+            f"{directory}/notes.db", check_same_thread=False, isolation_level=None
+        )
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)")
 
@@ -43,7 +52,8 @@ class Notes:
 
     def all(self) -> str:
         """Return every note as a JSON array, oldest first."""
-        query = "SELECT json_group_array(json_object('id', id, 'text', text)) FROM (SELECT * FROM note ORDER BY id)"
+        note = "json_object('id', id, 'text', text)"
+        query = f"SELECT json_group_array({note}) FROM (SELECT * FROM note ORDER BY id)"
         with self._lock:
             return str(self._database.execute(query).fetchone()[0])
 

@@ -1,0 +1,268 @@
+"""Cached layers of file systems, and mounting them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boxes import CACHE, PATH_IN_BOX, RELEASE, SOURCE
+from boxes.apt import apt_in_root, machine_sources, proxy_environment, require_tools
+from boxes.process import BoxError, locked, run_logged, say
+
+# What a bare server has that debootstrap's minimal variant lacks. libnss-myhostname resolves *.localhost for
+# every program; curl is what people try things with.
+SERVER_PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iproute2",
+    "libnss-myhostname",
+    "libnss-systemd",
+    "procps",
+    "python3",
+    "systemd",
+    "systemd-sysv",
+)
+# Runtimes and servers that tenants, and tests of them, use inside the box.
+APP_PACKAGES = ("nodejs", "openssl", "pebble")
+TEST_PACKAGES = (
+    "build-essential",
+    "curl",
+    "fakeroot",
+    "git",
+    "lintian",
+    "make",
+    "python3-hypothesis",
+    "python3-pip",
+    "python3-pytest",
+    "python3-venv",
+    "strace",
+)
+BENCH_PACKAGES = ("gcc", "haproxy", "libc6-dev", "nginx-light", "python3-pip", "python3-venv", "wrk")
+BENCH_PEERS = ("tenement==0.2.2",)
+
+# Changing how layers are built, and not only what is in them, needs new ones: count up.
+LAYER_FORMAT = 1
+
+
+def control_packages(*names: str) -> tuple[str, ...]:
+    """Read the package names, first alternatives, in fields of debian/control; without versions."""
+    text = (SOURCE / "debian" / "control").read_text()
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    found = []
+    for name in names:
+        for match in re.finditer(rf"^{name}:((?:.*\n)(?: .*\n)*)", text + "\n", re.MULTILINE):
+            for entry in match[1].split(","):
+                package = entry.split("|")[0].split("(")[0].strip()
+                if package and not package.startswith("${"):
+                    found.append("debhelper" if package == "debhelper-compat" else package)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A cached part of a file system; `parent` lies below it.
+
+    `python` maps the path of a virtual environment to the packages in it.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    parent: "Layer | None" = None
+    python: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that decides what is in the layer."""
+        parts = [str(LAYER_FORMAT), RELEASE, self.name, *sorted(self.packages), json.dumps(self.python)]
+        parts.append(self.parent.key if self.parent else "")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+    @property
+    def path(self) -> Path:
+        """Where the layer lies once it is built."""
+        return CACHE / "layers" / f"{self.name}-{self.key}"
+
+    @property
+    def stack(self) -> list[Path]:
+        """This layer and those below, top first: overlayfs's order."""
+        return [self.path, *(self.parent.stack if self.parent else [])]
+
+
+def requirements() -> tuple[str, ...]:
+    """Read the pinned Python tools that Debian does not ship in the version wanted."""
+    lines = (SOURCE / "tools" / "requirements.txt").read_text().splitlines()
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def layer(name: str) -> Layer:
+    """Describe the layer `box`, `test` or `bench`."""
+    runtime = control_packages("Depends", "Recommends")
+    base = Layer("box", (*SERVER_PACKAGES, *APP_PACKAGES, *runtime))
+    if name == "test":
+        return Layer(
+            "test", (*TEST_PACKAGES, *control_packages("Build-Depends")), base, {"/opt/lint": requirements()}
+        )
+    if name == "bench":
+        return Layer("bench", BENCH_PACKAGES, base, {"/opt/rust-peer": BENCH_PEERS})
+    return base
+
+
+def mount(*arguments: str | Path) -> None:
+    """Run mount(8)."""
+    result = subprocess.run(["mount", *map(str, arguments)], stderr=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        raise BoxError(f"mount {shlex.join(map(str, arguments))}: {result.stderr.strip()}")
+
+
+def unmount(path: Path) -> None:
+    """Unmount everything at and below `path`, lazily; silent if nothing is."""
+    subprocess.run(["umount", "-R", "-l", str(path)], stderr=subprocess.DEVNULL, check=False)
+
+
+@contextlib.contextmanager
+def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> Iterator[Path]:
+    """Mount an overlay of `lower` (top first) with writes going to `upper`."""
+    for directory in (upper, work, target):
+        directory.mkdir(parents=True, exist_ok=True)
+    stack = ":".join(map(str, lower))
+    mount("-t", "overlay", "overlay", "-o", f"lowerdir={stack},upperdir={upper},workdir={work}", target)
+    try:
+        yield target
+    finally:
+        unmount(target)
+
+
+def ensure(wanted: Layer) -> None:
+    """Build the layer, and those below it, unless they exist."""
+    if wanted.parent:
+        ensure(wanted.parent)
+    if wanted.path.is_dir():
+        return
+    require_tools()
+    with locked(CACHE / "layers" / f"{wanted.name}.lock"):
+        if wanted.path.is_dir():
+            return
+        started = time.monotonic()
+        say(f"preparing the layer '{wanted.name}' (once, one to two minutes)")
+        log = CACHE / "log" / f"layer-{wanted.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        with tempfile.TemporaryDirectory(prefix="building-", dir=CACHE / "layers") as scratch:
+            build_layer(wanted, Path(scratch), log)
+        say(f"the layer '{wanted.name}' took {time.monotonic() - started:.0f} s")
+
+
+def build_layer(wanted: Layer, scratch: Path, log: Path) -> None:
+    """Build one layer in `scratch` and rename it into place."""
+    upper = scratch / "upper"
+    if wanted.parent is None:
+        bootstrap(upper, log)
+        with chroot_mounts(upper):
+            fill(wanted, upper, scratch, log)
+    else:
+        with (
+            overlay(wanted.parent.stack, upper, scratch / "work", scratch / "root") as root,
+            chroot_mounts(root),
+        ):
+            fill(wanted, root, scratch, log)
+    upper.rename(wanted.path)
+
+
+def bootstrap(root: Path, log: Path) -> None:
+    """Lay down a minimal Debian in `root`."""
+    source = next(source for source in machine_sources() if RELEASE in source.suites)
+    command = ["debootstrap", "--variant=minbase"]
+    if source.keyring and Path(source.keyring).is_file() and not source.keyring.endswith(".asc"):
+        command.append(f"--keyring={source.keyring}")
+    run_logged([*command, RELEASE, str(root), source.uri], log, env=proxy_environment())
+
+
+@contextlib.contextmanager
+def chroot_mounts(root: Path) -> Iterator[None]:
+    """Give a chroot the kernel's file systems that maintainer scripts and tools expect."""
+    mount("-t", "proc", "proc", root / "proc")
+    mount("--rbind", "/sys", root / "sys")
+    mount("-t", "tmpfs", "tmpfs", root / "run")
+    try:
+        yield
+    finally:
+        for name in ("run", "sys", "proc"):
+            unmount(root / name)
+
+
+def fill(wanted: Layer, root: Path, scratch: Path, log: Path) -> None:
+    """Install the layer's packages into `root` and leave no trace of this machine in it."""
+    # A server's journal must not start with this build, and each box is a machine of its own.
+    install = ["install", "-y", "--no-install-recommends", *wanted.packages]
+    apt_in_root(root, scratch, log, ["update"], install, ["clean"])
+    for target, packages in wanted.python.items():
+        install_python(root, target, packages, log)
+    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/log/*.log", "var/log/apt/*"):
+        for path in root.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    if wanted.parent is None:
+        (root / "etc" / "machine-id").write_text("")
+        (root / "etc" / "hostname").write_text("box\n")
+        (root / "etc" / "hosts").write_text("127.0.0.1 localhost box\n::1 localhost\n")
+        (root / "etc" / "resolv.conf").unlink(missing_ok=True)
+        (root / "etc" / "resolv.conf").write_text("")
+        (root / "etc" / "apt" / "sources.list").write_text("")
+        (root / "etc" / "dpkg" / "dpkg.cfg.d" / "box").write_text("force-unsafe-io\n")
+
+
+def install_python(root: Path, target: str, packages: Sequence[str], log: Path) -> None:
+    """Make a virtual environment inside `root`, by pip as this machine is configured to use it."""
+    visible = [
+        Path(path)
+        for path in (
+            "/etc/pip.conf",
+            os.path.expanduser("~/.config/pip"),
+            os.path.expanduser("~/.pip"),
+            "/etc/resolv.conf",
+            "/etc/ssl/certs",
+            "/usr/local/share/ca-certificates",
+            "/usr/share/ca-certificates",
+        )
+        if Path(path).exists()
+    ]
+    environment = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
+    environment |= {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
+    environment |= {"HOME": os.path.expanduser("~"), "LC_ALL": "C.UTF-8", "PATH": PATH_IN_BOX}
+    made: list[Path] = []
+    try:
+        for path in visible:
+            inside = root / str(path).lstrip("/")
+            if not inside.exists():
+                made.append(inside)
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                if path.is_dir():
+                    inside.mkdir()
+                else:
+                    inside.touch()
+            mount("--bind", path, inside)
+        chroot = ["chroot", str(root)]
+        run_logged([*chroot, "python3", "-m", "venv", "--system-site-packages", target], log, env=environment)
+        run_logged(
+            [*chroot, f"{target}/bin/pip", "install", "--no-cache-dir", "-q", *packages], log, env=environment
+        )
+    finally:
+        for path in visible:
+            unmount(root / str(path).lstrip("/"))
+        for path in made:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
