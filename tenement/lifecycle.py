@@ -48,7 +48,7 @@ class State(enum.StrEnum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.ASLEEP: frozenset({State.QUEUED, State.ARMING, State.DISABLED, State.GONE}),
     State.QUEUED: frozenset({State.STARTING, State.ASLEEP}),
-    State.ARMING: frozenset({State.ARMED, State.ASLEEP}),
+    State.ARMING: frozenset({State.ARMED, State.STOPPING, State.ASLEEP}),
     State.ARMED: frozenset({State.STARTING, State.STOPPING, State.ASLEEP}),
     State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED, State.ASLEEP}),
     State.RUNNING: frozenset(
@@ -67,7 +67,15 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 # States in which a process of the app may exist that a request could have reached.
 AWAKE = frozenset(
-    {State.STARTING, State.RUNNING, State.FREEZING, State.FROZEN, State.THAWING, State.DRAINING, State.STOPPING}
+    {
+        State.STARTING,
+        State.RUNNING,
+        State.FREEZING,
+        State.FROZEN,
+        State.THAWING,
+        State.DRAINING,
+        State.STOPPING,
+    }
 )
 
 # An adopted unit counts as leased by this name until the workers had time to lease again what they use.
@@ -129,7 +137,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGone:
-    """A worker left the bus: its leases are void."""
+    """A worker left the bus: its leases are void, and it waits for nothing any more."""
 
     worker: str
 
@@ -340,6 +348,7 @@ class Lifecycle:
                 if generation == self.generation:
                     self._drop_lease(worker, now)
             case WorkerGone(worker):
+                self.waiting = {ticket: who for ticket, who in self.waiting.items() if who != worker}
                 self._drop_lease(worker, now)
             case Leave(goal, reason):
                 if self.goal is None or goal.value > self.goal.value:
@@ -416,13 +425,18 @@ class Lifecycle:
                 yield self._operate(Verb.STOP)
             case State.ARMING:
                 self.reason = failure.reason
-                self._become(State.ASLEEP, now)
+                self._become(State.STOPPING, now)
+                yield self._operate(Verb.STOP)
             case State.STOPPING:
                 # systemd kills at TimeoutStopSec; a stop that fails found no unit to stop.
                 yield from self._stopped(now)
 
     def _died(self, death: Died, now: float) -> Iterator[Action]:
-        if self.state is State.STOPPING or self.state not in AWAKE | {State.ARMING, State.ARMED, State.BACKOFF}:
+        if self.state is State.STOPPING or self.state not in AWAKE | {
+            State.ARMING,
+            State.ARMED,
+            State.BACKOFF,
+        }:
             return
         if self.state is State.BACKOFF and death.restarts:
             return
@@ -430,7 +444,12 @@ class Lifecycle:
         self.op += 1
         if self.state in (State.ARMING, State.ARMED):
             self.address = None
-            self._become(State.ASLEEP, now)
+            if death.restarts:
+                # A gate that systemd put up again is worth nothing: the next request makes a new start.
+                self._become(State.STOPPING, now)
+                yield self._operate(Verb.STOP)
+            else:
+                self._become(State.ASLEEP, now)
             return
         self.reason = death.reason
         if self.state is State.STARTING:

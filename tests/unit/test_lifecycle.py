@@ -3,7 +3,8 @@
 import itertools
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tenement.lifecycle import (
@@ -312,7 +313,6 @@ class AnyInterleaving(RuleBasedStateMachine):
         if dies:
             for ticket in [t for t, w in self.open_tickets.items() if w == worker]:
                 del self.open_tickets[ticket]
-                self.feed(Abandon(ticket))
             self.feed(WorkerGone(worker))
         else:
             self.feed(Release(worker, generation))

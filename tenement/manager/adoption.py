@@ -1,0 +1,115 @@
+"""Units that run already when the manager starts: whose they are, and what state their tenants are in.
+
+This is what makes a restart, an upgrade or a crash of the manager harmless to the tenants.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tenement import unit_properties
+from tenement.config import DIRECTORY, Service
+from tenement.lifecycle import State
+from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.units import Instance, Units
+from tenement.manager.verdict import Facts
+from tenement.names import TenantName
+from tenement.systemd import SERVICE, UNIT, Systemd, SystemdError, UnitState
+from tenement.unit_properties import Launch, gate_path
+
+log = logging.getLogger(__name__)
+
+_PATTERN: Final = "tenement-*@*.service"
+
+
+async def adopt_all(systemd: Systemd, supervisor: Supervisor, units: Units) -> int:
+    """Take over every unit of a tenant, and stop those that belong to nobody. Gives the number taken over."""
+    adopted = 0
+    for row in await systemd.list_units([_PATTERN]):
+        name = TenantName.parse_unit(row.name)
+        if name is None:
+            continue
+        tenant = supervisor.tenants.get(name)
+        service = supervisor.config.services.get(name.service)
+        if tenant is None or service is None or tenant.state is State.DISABLED:
+            await _stop_orphan(units, name, row)
+        elif await _adopt(systemd, supervisor, tenant, service, row):
+            adopted += 1
+    return adopted
+
+
+async def _stop_orphan(units: Units, name: TenantName, row: UnitState) -> None:
+    if row.active in ("active", "activating", "reloading", "deactivating"):
+        log.warning("%s runs, but there is no such tenant, or not any more: stopping it", row.name)
+        await units.thaw(name)
+        await units.stop(name, None)
+    await units.forget_failure(name)
+
+
+async def _adopt(
+    systemd: Systemd, supervisor: Supervisor, tenant: Tenant, service: Service, row: UnitState
+) -> bool:
+    try:
+        service_properties = await systemd.get_all(row.name, SERVICE)
+        unit = await systemd.get_all(row.name, UNIT)
+    except SystemdError:
+        # It ended while we looked.
+        return False
+    facts = Facts()
+    facts.update(service_properties)
+    facts.update(unit)
+    instance = _instance(supervisor, tenant, service, service_properties)
+    state = _state(facts, instance)
+    if state is State.FAILED:
+        tenant.life.state, tenant.life.reason = State.FAILED, facts.reason()
+        return False
+    if state is State.ASLEEP:
+        return False
+    if state is State.ARMED and _newest_change() > unit.get("ActiveEnterTimestamp", 0) / 1_000_000:
+        # Built from an older configuration, or by an older tenement.
+        state = State.STOPPING
+    supervisor.adopt(tenant, state, instance, facts)
+    return True
+
+
+def _instance(
+    supervisor: Supervisor, tenant: Tenant, service: Service, properties: dict[str, Any]
+) -> Instance:
+    """The start that the unit came from, read back from the unit: the configuration may have changed since."""
+    variables = dict(pair.split("=", 1) for pair in properties.get("Environment", []) if "=" in pair)
+    port = variables.get("PORT", "")
+    if port.isdigit():
+        running = msgspec.structs.replace(service, listen="port")
+    else:
+        running = msgspec.structs.replace(service, listen="socket" if "SOCKET_PATH" in variables else "fd")
+    armed = os.path.exists(gate_path(tenant.name))
+    launch = Launch(0, int(port) if port.isdigit() else None, armed)
+    return Instance(tenant.name, running, launch, supervisor.host(tenant.name))
+
+
+def _state(facts: Facts, instance: Instance) -> State:
+    if facts.restarting:
+        return State.BACKOFF
+    match facts.active:
+        case "active" | "reloading" if instance.launch.armed:
+            return State.ARMED
+        case "active" | "reloading":
+            return State.FROZEN if facts.values.get("FreezerState") == "frozen" else State.RUNNING
+        case "activating":
+            return State.STARTING
+        case "deactivating":
+            return State.STOPPING
+        case "failed":
+            return State.FAILED
+        case _:
+            return State.ASLEEP
+
+
+def _newest_change() -> float:
+    """When the configuration or this program last changed, in seconds since 1970."""
+    directory = Path(DIRECTORY)
+    paths = [Path(unit_properties.__file__), directory, *directory.glob("**/*")]
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)

@@ -1,0 +1,317 @@
+"""The manager itself: registry, configuration, supervisor and bus put together, and what callers can ask of it."""
+
+import asyncio
+import grp
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from dbus_fast import BusType
+from dbus_fast.aio import MessageBus
+
+from tenement.config import Config
+from tenement.errors import InvalidName, NotFound, StartFailed, TenementError
+from tenement.lifecycle import AWAKE, Goal, State
+from tenement.manager import inventory, routes
+from tenement.manager.addresses import AddressWatch, own_addresses
+from tenement.manager.adoption import adopt_all
+from tenement.manager.configuration import Configuration
+from tenement.manager.last_line import last_line
+from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.units import Units
+from tenement.names import TenantName
+from tenement.registry import Registry
+from tenement.systemd import SERVICE, Systemd, SystemdError
+
+log = logging.getLogger(__name__)
+
+SYSTEMD_MIN: Final = 254
+STATE_DIRECTORY: Final = Path("/var/lib/tenement-manager")
+_BOOT_MARK: Final = Path("/run/tenement/booted")
+_PROXY_GROUP: Final = "tenement-proxy"
+_WEIGHT_MAX: Final = 1_000_000
+
+Emit = Callable[[str, list[Any]], None]
+
+
+class Manager:
+    """Everything the manager does, but for taking messages from the bus. `emit` sends a signal."""
+
+    def __init__(
+        self, registry: Registry, configuration: Configuration, systemd: Systemd, version: int, emit: Emit
+    ):
+        self._registry = registry
+        self._configuration = configuration
+        self._systemd = systemd
+        self._emit = emit
+        self._units = Units(systemd, version, grp.getgrnam(_PROXY_GROUP).gr_gid, lambda: self._addresses)
+        config = configuration.config
+        self._supervisor = Supervisor(self._units, config, self, _concurrent_starts(config))
+        self._addresses = own_addresses()
+        self._address_watch: AddressWatch | None = None
+        self._serial = 0
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """The tenants."""
+        return self._supervisor
+
+    async def start(self) -> None:
+        """Load the registry, adopt the units that run, and start what has to run from boot on."""
+        self._units.prepare_directories()
+        for row in self._registry.tenants():
+            self._supervisor.add(
+                row.name,
+                enabled=row.enabled,
+                weight=row.weight,
+                created_at=row.created_at,
+                last_used_at=row.last_used_at,
+            )
+        await self._systemd.watch("tenement-", self._supervisor.unit_changed)
+        adopted = await adopt_all(self._systemd, self._supervisor, self._units)
+        log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
+        self._address_watch = AddressWatch(self._addresses_changed)
+        self._register_instances()
+        if not _BOOT_MARK.exists():
+            _BOOT_MARK.touch()
+            self._start_at_boot()
+
+    async def close(self) -> None:
+        """Stop; the tenants' units go on."""
+        if self._address_watch is not None:
+            self._address_watch.close()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._supervisor.close()
+
+    # What the workers ask
+
+    async def lease(self, worker: str, service: str, id_: str) -> tuple[str, int]:
+        """Wait until the tenant is ready and give the worker a lease on it. See Supervisor.lease for errors."""
+        return await self._supervisor.lease(TenantName(service, id_), worker)
+
+    def release(self, worker: str, service: str, id_: str, generation: int) -> None:
+        """Take a lease back; with generation 0, end the worker's wait for one."""
+        self._supervisor.release(TenantName(service, id_), worker, generation)
+
+    def report(self, service: str, id_: str, generation: int, what: str) -> None:
+        """A worker could not use its lease: look after the tenant."""
+        log.debug("%s:%s: reported %s (generation %d)", service, id_, what, generation)
+
+    def routes(self) -> tuple[int, str]:
+        """The serial of the routes, and the document."""
+        document = routes.document(self._supervisor.config, self._supervisor.tenants.values())
+        return self._serial, json.dumps(document, separators=(",", ":"))
+
+    def worker_gone(self, worker: str) -> None:
+        """A client left the bus; if it was a worker, its leases are void."""
+        self._supervisor.worker_gone(worker)
+
+    # What operators ask
+
+    async def spawn(self, service: str, id_: str, *, start: bool) -> None:
+        """Create a tenant, and start it. Raises InvalidName, NotFound for the service, AlreadyExists, StartFailed."""
+        name = TenantName(service, id_)
+        if service not in self._supervisor.config.services:
+            raise NotFound(
+                f"{name}: there is no service {service!r}. Add [service.{service}] to /etc/tenement/tenement.toml."
+            )
+        self._register(name)
+        if start:
+            await self._explained(name, self._supervisor.lease(name, ""))
+
+    async def stop(self, service: str, id_: str) -> None:
+        """Put a tenant to sleep; the next request wakes it. Raises NotFound, Conflict."""
+        await self._supervisor.leave(TenantName(service, id_), Goal.SLEEP, "stopped by the operator")
+
+    async def restart(self, service: str, id_: str) -> None:
+        """Stop and start a tenant; requests wait. Raises NotFound, Disabled, StartFailed, StartTimeout."""
+        name = TenantName(service, id_)
+        await self._explained(name, self._supervisor.restart(name))
+
+    async def disable(self, service: str, id_: str) -> None:
+        """Stop a tenant and let nothing wake it. Raises NotFound, Conflict."""
+        name = TenantName(service, id_)
+        self._supervisor.get(name)
+        self._registry.set_enabled(name, False)
+        await self._supervisor.leave(name, Goal.DISABLE, "disabled by the operator")
+
+    def enable(self, service: str, id_: str) -> None:
+        """Let a disabled tenant wake again. Raises NotFound."""
+        name = TenantName(service, id_)
+        self._supervisor.get(name)
+        self._registry.set_enabled(name, True)
+        self._supervisor.enable(name)
+
+    async def remove(self, service: str, id_: str, *, purge: bool) -> None:
+        """Stop and forget a tenant, and delete its data if `purge`. Raises NotFound, Conflict."""
+        name = TenantName(service, id_)
+        await self._supervisor.leave(name, Goal.FORGET, "removed by the operator")
+        if purge:
+            await asyncio.to_thread(self._units.purge, name)
+
+    def set_weight(self, service: str, id_: str, weight: int) -> None:
+        """Set a tenant's share of its service's requests. Raises NotFound, InvalidName."""
+        name = TenantName(service, id_)
+        tenant = self._supervisor.get(name)
+        if weight > _WEIGHT_MAX:
+            raise InvalidName.of("weight", str(weight), f"must be at most {_WEIGHT_MAX}")
+        self._registry.set_weight(name, weight)
+        tenant.weight = weight
+        self._route_changed(tenant)
+
+    def list(self, selector: str) -> str:
+        """A JSON array: all tenants for "", those of a service, or one. Raises NotFound."""
+        now = asyncio.get_running_loop().time()
+        config = self._supervisor.config
+        return json.dumps([inventory.summary(tenant, config, now) for tenant in self._selected(selector)])
+
+    async def status(self, service: str, id_: str) -> str:
+        """A JSON object with everything about one tenant. Raises NotFound."""
+        tenant = self._supervisor.get(TenantName(service, id_))
+        properties: dict[str, Any] = {}
+        try:
+            properties = await self._systemd.get_all(tenant.name.unit, SERVICE)
+        except SystemdError:
+            # No unit is loaded: the tenant is asleep.
+            properties = {}
+        config, now = self._supervisor.config, asyncio.get_running_loop().time()
+        answer = inventory.detail(tenant, config, now, properties)
+        answer["last_line"] = await last_line(tenant.name, None)
+        return json.dumps(answer)
+
+    async def reload(self) -> str:
+        """Read the configuration again. Raises InvalidConfig, and then changes nothing."""
+        before = self._supervisor.config
+        config, warnings = self._configuration.reload()
+        changed = sorted(
+            name
+            for name in before.services.keys() | config.services.keys()
+            if before.services.get(name) != config.services.get(name)
+        )
+        self._supervisor.configure(config)
+        self._supervisor.set_concurrent_starts(_concurrent_starts(config))
+        self._register_instances()
+        for name in changed:
+            if name in config.services:
+                await self._units.refresh_slice(config.services[name])
+        self._routes_reloaded()
+        log.info("configuration read again; changed services: %s", ", ".join(changed) or "none")
+        return json.dumps({"changed": changed, "warnings": warnings})
+
+    # What the supervisor tells (see supervisor.Listener)
+
+    def revoked(self, name: TenantName, generation: int, reason: str) -> None:
+        """Pass the word on to the workers."""
+        self._emit("Revoked", [name.service, name.id, generation, reason])
+
+    def changed(self, tenant: Tenant, before: State) -> None:
+        """Keep the registry and the workers' routes up to date."""
+        if tenant.state is State.GONE:
+            self._registry.remove(tenant.name)
+            self._tell_routes({str(tenant.name): None})
+        elif State.DISABLED in (tenant.state, before):
+            self._route_changed(tenant)
+        elif tenant.state is State.ASLEEP and before in AWAKE and tenant.last_used_at is not None:
+            self._registry.set_last_used(tenant.name, tenant.last_used_at)
+
+    # Private
+
+    def _register(self, name: TenantName) -> None:
+        row = self._registry.add(name, time.time())
+        tenant = self._supervisor.add(
+            name, enabled=True, weight=row.weight, created_at=row.created_at, last_used_at=None
+        )
+        self._route_changed(tenant)
+
+    def _register_instances(self) -> None:
+        for name in self._supervisor.config.instances:
+            if name not in self._supervisor.tenants:
+                self._register(name)
+
+    def _start_at_boot(self) -> None:
+        """Start the tenants of [instances], and those that never sleep."""
+        config = self._supervisor.config
+        always = {name for name, service in config.services.items() if not service.idle_timeout_s}
+        for name, tenant in self._supervisor.tenants.items():
+            if tenant.state is State.ASLEEP and (name in config.instances or name.service in always):
+                self._spawn_task(self._start_quietly(name))
+
+    async def _start_quietly(self, name: TenantName) -> None:
+        try:
+            await self._supervisor.lease(name, "")
+        except TenementError as error:
+            log.warning("%s", error)
+
+    async def _explained(self, name: TenantName, start: Awaitable[object]) -> None:
+        """Wait for a start; if it fails, add the last line that the app printed to the error."""
+        try:
+            await start
+        except StartFailed as error:
+            line = await last_line(name, None)
+            if not line:
+                raise
+            raise StartFailed(f"{error} (last line: {line})", tenant=error.tenant, last_line=line) from error
+
+    def _selected(self, selector: str) -> "list[Tenant]":
+        if not selector:
+            return sorted(self._supervisor.tenants.values(), key=lambda tenant: tenant.name)
+        if ":" in selector:
+            return [self._supervisor.get(TenantName.parse(selector))]
+        found = [tenant for tenant in self._supervisor.tenants.values() if tenant.name.service == selector]
+        if not found and selector not in self._supervisor.config.services:
+            raise NotFound(f"{selector}: no such service")
+        return sorted(found, key=lambda tenant: tenant.name)
+
+    def _route_changed(self, tenant: Tenant) -> None:
+        self._tell_routes({str(tenant.name): routes.tenant_route(tenant)})
+
+    def _tell_routes(self, tenants: dict[str, Any]) -> None:
+        self._serial += 1
+        self._emit("RoutesChanged", [self._serial, json.dumps({"tenants": tenants})])
+
+    def _routes_reloaded(self) -> None:
+        self._serial += 1
+        self._emit("RoutesChanged", [self._serial, json.dumps({"reload": True})])
+
+    def _addresses_changed(self) -> None:
+        self._spawn_task(self._refresh_slices())
+
+    async def _refresh_slices(self) -> None:
+        addresses = own_addresses()
+        if addresses == self._addresses:
+            return
+        log.info("the host's addresses changed: %s", ", ".join(addresses) or "none")
+        self._addresses = addresses
+        for service in self._supervisor.config.services.values():
+            await self._units.refresh_slice(service)
+
+    def _spawn_task(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _concurrent_starts(config: Config) -> int:
+    return config.settings.max_concurrent_starts or 2 * (os.cpu_count() or 1)
+
+
+async def check_systemd(systemd: Systemd) -> int:
+    """systemd's version. Raises TenementError if it is too old."""
+    version = await systemd.version()
+    if version < SYSTEMD_MIN:
+        raise TenementError(
+            f"systemd {version} is too old: tenement needs {SYSTEMD_MIN} or newer (Debian 13 has 257)"
+        )
+    return version
+
+
+async def connect() -> MessageBus:
+    """A connection to the system bus that can carry file descriptors. Raises OSError and the like."""
+    return await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True).connect()

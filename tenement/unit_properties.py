@@ -1,0 +1,296 @@
+"""What systemd is told about a tenant's unit and about the slice of its service. Pure: no I/O.
+
+Each block names what it keeps a tenant from doing. The settings are explained in systemd.exec(5), systemd.service(5)
+and systemd.resource-control(5); the names here are those of the D-Bus interface, with spans of time in microseconds
+and masks as numbers.
+"""
+
+import ipaddress
+import math
+import os.path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from tenement.config import Service, fill
+from tenement.names import TenantName
+from tenement.systemd import Property
+
+PROXY_SOURCE: Final = "127.0.77.1"
+"""The address the proxy and the manager connect from; the only one on the loopback that reaches a tenant."""
+
+FIRST_PORT: Final = 20000
+PORT_COUNT: Final = 12768
+"""Tenants' ports end below the ephemeral ports, of which any may be taken by an outgoing connection."""
+
+DATA_ROOT: Final = "/var/lib/tenement"
+SOCKET_ROOT: Final = "/run/tenement/sockets"
+GATE_ROOT: Final = "/run/tenement/gates"
+
+_UNLIMITED: Final = 2**64 - 1
+_MB: Final = 1024 * 1024
+_ADDRESS_FAMILIES: Final = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]
+_IPV4, _IPV6, _TCP, _UDP = 2, 10, 6, 17
+# The stub of systemd-resolved, where /etc/resolv.conf points on hosts that use it.
+_RESOLVER: Final = ("127.0.0.53", "127.0.0.54")
+_CLOSED: Final = (
+    "127.0.0.0/8",
+    "::1/128",
+    # Link-local, and with it the metadata service of clouds, which hands out the host's credentials.
+    "169.254.0.0/16",
+    "fe80::/64",
+    "224.0.0.0/4",
+    "ff00::/8",
+)
+# What an app may see of /run: the journal to log to, and the name services. No bus, no other tenant's sockets.
+_RUN: Final = ("/run/systemd/journal", "/run/systemd/resolve", "/run/systemd/userdb")
+# `<>` opens the pipe for both ways, so that the gate neither waits for a writer nor sees an end when the manager,
+# the writer, restarts. Without a pipe the app is let go at once: systemd restarts it after a crash with this command.
+_GATE: Final = '[ ! -p "$0" ] || read -r _ <>"$0"; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is particular to one start: the port, if the app listens on one, and whether it waits behind a gate."""
+
+    generation: int
+    port: int | None = None
+    armed: bool = False
+
+
+def socket_path(name: TenantName) -> str:
+    """The unix socket of a tenant. Named after its user: sun_path has room for 108 bytes, two labels may be 126."""
+    return f"{SOCKET_ROOT}/{name.user}/http.sock"
+
+
+def gate_path(name: TenantName) -> str:
+    """The named pipe that holds an armed tenant back."""
+    return f"{GATE_ROOT}/{name.user}"
+
+
+def data_path(name: TenantName) -> str:
+    """The tenant's data directory as the app and the operator see it."""
+    return f"/var/lib/{name.data_directory}"
+
+
+def tenant_unit(service: Service, name: TenantName, launch: Launch, systemd_version: int) -> list[Property]:
+    """The properties of a tenant's unit, for StartTransientUnit."""
+    return [
+        *_identity(service, name),
+        *_process(service, name, launch),
+        *_restarts(service),
+        *_limits(service),
+        *_listening(service, name),
+        *_credentials(service),
+        *(_sandbox(service, name, launch, systemd_version) if service.isolation == "namespace" else ()),
+    ]
+
+
+def slice_unit(service: Service, own_addresses: Iterable[str]) -> list[Property]:
+    """The properties of a service's slice: the network rules of all its tenants.
+
+    They are BPF programs, which the kernel verifies for 62 ms when they stand on a unit and once when they stand on
+    the slice. `own_addresses` are the host's: an app that listens on one of them could be reached past the proxy.
+    """
+    denied = [*_CLOSED, *own_addresses]
+    allowed = [PROXY_SOURCE] if service.listen == "port" else []
+    ports = [[_IPV4, _TCP, PORT_COUNT, FIRST_PORT]] if service.listen == "port" else []
+    return [
+        Property("Description", "s", f"Tenants of {service.name}"),
+        Property("IPAddressDeny", "a(iayu)", [_network(text) for text in denied]),
+        Property("IPAddressAllow", "a(iayu)", [_network(text) for text in (*allowed, *_RESOLVER)]),
+        Property("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
+        # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the closed list.
+        Property("SocketBindAllow", "a(iiqq)", [*ports, [0, _UDP, 0, 0]]),
+    ]
+
+
+def environment(service: Service, name: TenantName, launch: Launch) -> dict[str, str]:
+    """The environment of the app: tenement's own variables, then the service's with its placeholders filled in."""
+    port = str(launch.port) if launch.port is not None else ""
+    own = {
+        "DATA_DIR": data_path(name),
+        "HOST": "127.0.0.1",
+        "INSTANCE_ID": name.id,
+        "PORT": port,
+        "SERVICE": name.service,
+        "SOCKET_PATH": socket_path(name) if service.listen == "socket" else "",
+        "TENANT": str(name),
+    }
+    own = {key: value for key, value in own.items() if value}
+    return own | {
+        key: fill(value, _placeholders(service, name, launch)) for key, value in service.env.items()
+    }
+
+
+def _placeholders(service: Service, name: TenantName, launch: Launch) -> dict[str, str]:
+    return {
+        "name": name.service,
+        "id": name.id,
+        "data_dir": f"{DATA_ROOT}/{name.service}",
+        "port": str(launch.port or ""),
+        "socket": socket_path(name) if service.listen == "socket" else "",
+    }
+
+
+def _identity(service: Service, name: TenantName) -> list[Property]:
+    return [
+        Property("Description", "s", f"Tenant {name}"),
+        Property("Slice", "s", name.slice),
+        # Without a user of its own, all tenants of a service would run as one and could kill each other.
+        Property("DynamicUser", "b", True),
+        Property("User", "s", name.user),
+        Property("StateDirectory", "as", [name.data_directory]),
+        Property("StateDirectoryMode", "u", 0o700),
+        Property("UMask", "u", 0o077),
+        Property("SyslogIdentifier", "s", service.name),
+        Property(
+            "LogExtraFields",
+            "aay",
+            [f"TENANT={name}".encode(), f"TENANT_SERVICE={name.service}".encode()],
+        ),
+    ]
+
+
+def _process(service: Service, name: TenantName, launch: Launch) -> list[Property]:
+    values = _placeholders(service, name, launch)
+    program, *rest = [fill(word, values) for word in (*service.command, *service.args)]
+    workdir = fill(service.workdir, values) if service.workdir else data_path(name)
+    if "/" in program and not program.startswith("/"):
+        program = os.path.normpath(os.path.join(workdir, program))
+    command = [program, *rest]
+    if launch.armed:
+        command = ["/bin/sh", "-c", _GATE, gate_path(name), *command]
+    variables = environment(service, name, launch)
+    return [
+        # A missing program fails the start at once; "simple" would report success first.
+        Property("Type", "s", "exec"),
+        Property("ExecStart", "a(sasb)", [[command[0], command, False]]),
+        Property("WorkingDirectory", "s", workdir),
+        Property("Environment", "as", [f"{key}={value}" for key, value in variables.items()]),
+        Property("TimeoutStopUSec", "t", _usec(service.stop_timeout_s)),
+        Property("NotifyAccess", "s", "none"),
+    ]
+
+
+def _restarts(service: Service) -> list[Property]:
+    base_s, most_s = service.backoff_base_ms / 1000, service.backoff_max_ms / 1000
+    found = [
+        Property("Restart", "s", service.restart),
+        Property("RestartUSec", "t", _usec(base_s)),
+        Property(
+            "StartLimitIntervalUSec", "t", _usec(service.restart_window_s) if service.max_restarts else 0
+        ),
+        Property("StartLimitBurst", "u", service.max_restarts),
+    ]
+    if most_s > base_s:
+        # systemd spreads the growth over a number of steps; this many double the pause at each.
+        found.append(Property("RestartSteps", "u", max(1, math.ceil(math.log2(most_s / base_s)))))
+        found.append(Property("RestartMaxDelayUSec", "t", _usec(most_s)))
+    return found
+
+
+def _limits(service: Service) -> list[Property]:
+    return [
+        Property("MemoryMax", "t", service.memory_limit_mb * _MB or _UNLIMITED),
+        Property("MemoryHigh", "t", service.memory_high_mb * _MB or _UNLIMITED),
+        Property("CPUWeight", "t", service.cpu_shares),
+        Property("CPUQuotaPerSecUSec", "t", service.cpu_quota * 10_000 or _UNLIMITED),
+        Property("IOWeight", "t", service.io_weight),
+        Property("TasksMax", "t", service.tasks_max),
+        Property("LimitNOFILE", "t", service.open_files),
+        Property("LimitCORE", "t", 0),
+    ]
+
+
+def _listening(service: Service, name: TenantName) -> list[Property]:
+    match service.listen:
+        case "socket":
+            directory = os.path.dirname(socket_path(name)).removeprefix("/run/")
+            # Others may pass through the directory, but not list it; the socket's own mode says who may connect.
+            return [
+                Property("RuntimeDirectory", "as", [directory]),
+                Property("RuntimeDirectoryMode", "u", 0o711),
+            ]
+        case "fd":
+            return [Property("ExtraFileDescriptors", "a(hs)", [[0, "http"]])]
+        case _:
+            return []
+
+
+def _credentials(service: Service) -> list[Property]:
+    plain, encrypted, inline = [], [], []
+    for key, credential in service.credentials.items():
+        if credential.path is not None:
+            plain.append([key, credential.path])
+        elif credential.encrypted_path is not None:
+            encrypted.append([key, credential.encrypted_path])
+        elif credential.encrypted_value is not None:
+            inline.append([key, credential.encrypted_value.encode()])
+    found = [
+        Property("LoadCredential", "a(ss)", plain),
+        Property("LoadCredentialEncrypted", "a(ss)", encrypted),
+        Property("SetCredentialEncrypted", "a(say)", inline),
+    ]
+    return [each for each in found if each.value]
+
+
+def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version: int) -> list[Property]:
+    bound = [*_RUN, *([gate_path(name)] if launch.armed else [])]
+    if systemd_version >= 257:
+        # Shows the tenant its own control group only; the plain setting leaves the names of all others to be listed.
+        control_groups = Property("ProtectControlGroupsEx", "s", "strict")
+    else:
+        control_groups = Property("ProtectControlGroups", "b", True)
+    return [
+        # The file system: read-only, homes and /run hidden, /tmp and /dev of its own.
+        Property("ProtectSystem", "s", "strict"),
+        Property("ProtectHome", "s", "yes"),
+        Property("PrivateTmp", "b", True),
+        Property("PrivateDevices", "b", True),
+        Property("DevicePolicy", "s", "closed"),
+        Property("TemporaryFileSystem", "a(ss)", [["/run", "ro,mode=0755"]]),
+        Property("BindReadOnlyPaths", "a(ssbt)", [[path, path, True, 0] for path in bound]),
+        # Other processes, users, IPC and keys: out of sight.
+        Property("PrivateUsers", "b", True),
+        Property("PrivateIPC", "b", True),
+        Property("RemoveIPC", "b", True),
+        Property("ProtectProc", "s", "invisible"),
+        Property("KeyringMode", "s", "private"),
+        # The kernel and the host.
+        Property("ProtectKernelTunables", "b", True),
+        Property("ProtectKernelModules", "b", True),
+        Property("ProtectKernelLogs", "b", True),
+        control_groups,
+        Property("ProtectClock", "b", True),
+        Property("ProtectHostname", "b", True),
+        # Privileges: none, and no way to any.
+        Property("CapabilityBoundingSet", "t", 0),
+        Property("AmbientCapabilities", "t", 0),
+        Property("NoNewPrivileges", "b", True),
+        Property("RestrictSUIDSGID", "b", True),
+        Property("RestrictNamespaces", "t", 0),
+        Property("RestrictRealtime", "b", True),
+        Property("LockPersonality", "b", True),
+        # V8 and other just-in-time compilers need memory that is writable and executable.
+        Property("MemoryDenyWriteExecute", "b", service.memory_deny_write_execute),
+        # Without "native", each of the three ABIs of x86-64 gets its filter: 13 ms more per start.
+        Property("SystemCallArchitectures", "as", ["native"]),
+        # Answer EPERM: Node is killed at start otherwise, and so is any app that calls nice(2).
+        Property("SystemCallErrorNumber", "i", 1),
+        Property("SystemCallFilter", "(bas)", [True, ["@system-service"]]),
+        Property("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources"]]),
+        # Node asks AF_NETLINK for the network interfaces; AF_VSOCK, the way to the hypervisor, stays closed.
+        Property("RestrictAddressFamilies", "(bas)", [True, _ADDRESS_FAMILIES]),
+        Property("PrivateNetwork", "b", service.network == "none"),
+    ]
+
+
+def _network(text: str) -> list[object]:
+    network = ipaddress.ip_network(text, strict=False)
+    family = _IPV4 if network.version == 4 else _IPV6
+    return [family, network.network_address.packed, network.prefixlen]
+
+
+def _usec(seconds: float) -> int:
+    return round(seconds * 1_000_000)
