@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 
 from boxes import CACHE, PATH_IN_BOX, SOURCE
-from boxes.layer import ensure, layer, overlay
+from boxes.layer import ensure, layer, mount, overlay
 from boxes.package import build_package
 from boxes.process import BoxError, report
 
 BOOT_TIMEOUT_S = 90.0
+# nspawn's exit status when its machine wants to be started again (--keep-unit leaves that to its parent).
+REBOOTED = 133
 # All namespaces, and root and working directory: options of nsenter(1).
 NAMESPACES = ("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")
 
@@ -47,13 +50,15 @@ class Box:
         self.state = self.directory / "shared" / "state.json"
         self.console = self.directory / "console.log"
         self.root = self.directory / "root"
-        self.cgroup = cgroup2_root() / f"tenement-box-{name}"
+        self.cgroup = cgroup2_root() / f"tenement-{name}"
+        self.boot_cgroup = self.cgroup
         self.leader = 0
         self.boots = 0
         self.ready = False
         self._changed = threading.Condition()
         self._stack = contextlib.ExitStack()
-        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._ended = False
+        self._stopping = False
 
     def __enter__(self) -> "Box":
         try:
@@ -83,38 +88,53 @@ class Box:
         notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         notifications.bind(str(self.directory / "notify"))
         threading.Thread(target=self._follow, args=(notifications,), daemon=True).start()
-        self._start_nspawn()
+        # nspawn keeps state here, and when it ends refuses to clear it away if /run is no tmpfs.
+        own_state = Path("/run/systemd/nspawn")
+        own_state.mkdir(parents=True, exist_ok=True)
+        mount("-t", "tmpfs", "tmpfs", own_state)
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+        self._stack.callback(self._stop)
         self.wait_ready()
 
-    def _start_nspawn(self) -> None:
-        environment = {
+    def _supervise(self) -> None:
+        """Run nspawn, and run it again when the box has rebooted."""
+        with self.console.open("wb") as console:
+            for number in itertools.count(1):
+                self.boot_cgroup = self.cgroup / f"boot-{number}"
+                self.boot_cgroup.mkdir()
+                enter_cgroup = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.boot_cgroup)]
+                # The thread that starts nspawn is the parent whose end nspawn must not survive.
+                process = subprocess.Popen(
+                    [*enter_cgroup, "setpriv", "--pdeathsig", "KILL", *self._nspawn()],
+                    env=self._nspawn_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=console,
+                    start_new_session=True,
+                )
+                status = process.wait()
+                if status != REBOOTED or self._stopping:
+                    break
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _nspawn_environment(self) -> dict[str, str]:
+        return {
             "NOTIFY_SOCKET": str(self.directory / "notify"),
             "PATH": PATH_IN_BOX,
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         }
-        nspawn = [
+
+    def _nspawn(self) -> list[str]:
+        return [
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--notify-ready=yes"),
-            *(
-                "--private-network",
-                "--capability=all",
-                "--system-call-filter=bpf @keyring",
-                "--link-journal=no",
-            ),
-            *("--resolv-conf=off", "--timezone=off", "--console=pipe"),
+            *("--private-network", "--capability=all", "--system-call-filter=bpf @keyring"),
+            *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
             *(f"--machine={self.name}", "--hostname=box", f"--directory={self.root}"),
             f"--bind-ro={SOURCE}:/src",
         ]
-        enter_cgroup = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
-        with self.console.open("wb") as console:
-            self._nspawn = subprocess.Popen(
-                [*enter_cgroup, "setpriv", "--pdeathsig", "KILL", *nspawn],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-            )
-        self._stack.callback(self._stop)
 
     def _follow(self, notifications: socket.socket) -> None:
         """Take down what nspawn says of its machine, until the process ends."""
@@ -124,14 +144,15 @@ class Box:
             with self._changed:
                 if (leader := int(fields.get("X_NSPAWN_LEADER_PID", 0))) and leader != self.leader:
                     self.leader, self.ready = leader, False
-                if fields.get("READY") == "1":
+                # PID 1 says so again after each daemon-reload.
+                if fields.get("READY") == "1" and not self.ready:
                     self.ready = True
                     self.boots += 1
                 self._publish()
                 self._changed.notify_all()
 
     def _publish(self) -> None:
-        cgroup = f"{self.cgroup}/payload"
+        cgroup = f"{self.boot_cgroup}/payload"
         state = {"leader": self.leader, "boots": self.boots, "ready": self.ready, "cgroup": cgroup}
         new = self.state.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
@@ -144,7 +165,7 @@ class Box:
         with self._changed:
             while not (self.ready and self.leader):
                 self._changed.wait(0.2)
-                if self._nspawn is None or self._nspawn.poll() is not None:
+                if self._ended:
                     raise BoxError("systemd-nspawn ended before the box was up", self._keep_console())
                 if time.monotonic() > deadline:
                     raise BoxError(f"the box was not up after {BOOT_TIMEOUT_S:.0f} s", self._keep_console())
@@ -157,21 +178,16 @@ class Box:
 
     def _stop(self) -> None:
         """End the machine at once: it is thrown away, so there is nothing to save."""
-        assert self._nspawn is not None
-        with contextlib.suppress(OSError):
-            (self.cgroup / "cgroup.kill").write_text("1")
-        try:
-            self._nspawn.wait(5)
-        except subprocess.TimeoutExpired:
-            self._nspawn.kill()
-            self._nspawn.wait()
+        self._stopping = True
+        kill_cgroup(self.cgroup)
+        self._supervisor.join(10)
 
     def _remove_cgroup(self) -> None:
         remove_cgroup(self.cgroup)
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line that runs `arguments` as root in all namespaces and a cgroup of the box."""
-        commands = self.cgroup / "payload" / "commands"
+        commands = self.boot_cgroup / "payload" / "commands"
         commands.mkdir(exist_ok=True)
         enter = ["nsenter", "-t", str(self.leader), *NAMESPACES, "env", "-i"]
         environment = [
@@ -209,12 +225,17 @@ class Box:
         log.unlink()
 
 
+def kill_cgroup(cgroup: Path) -> None:
+    """Kill every process in a cgroup and below."""
+    with contextlib.suppress(OSError):
+        (cgroup / "cgroup.kill").write_text("1")
+
+
 def remove_cgroup(top: Path) -> None:
     """Kill what is left in a cgroup and remove it with everything below."""
     if not top.is_dir():
         return
-    with contextlib.suppress(OSError):
-        (top / "cgroup.kill").write_text("1")
+    kill_cgroup(top)
     deadline = time.monotonic() + 5
     while "populated 1" in (top / "cgroup.events").read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -229,7 +250,7 @@ def sweep() -> None:
         try:
             with (directory / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_cgroup(cgroup2_root() / f"tenement-box-{directory.name}")
+                remove_cgroup(cgroup2_root() / f"tenement-{directory.name}")
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:
             continue
