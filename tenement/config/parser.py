@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from tenement.config.places import Path, Places, dotted, key_lines
-from tenement.config.rules import Complaint, broken_rules
+from tenement.config.rules import broken_rules
 from tenement.config.settings import Config, Routing, Service, Settings
 from tenement.config.values import Faulty, read_value, shown
 from tenement.errors import InvalidConfig, InvalidName, Problem
@@ -43,6 +43,7 @@ class _Parser:
 
     problems: list[Problem] = field(default_factory=list)
     places: Places = field(default_factory=Places)
+    refused: set[Path] = field(default_factory=set)
 
     def parse(self, texts: Mapping[str, str]) -> Config:
         tree: dict[str, Any] = {}
@@ -92,68 +93,68 @@ class _Parser:
                     "unknown section" if isinstance(value, dict) else "unknown setting",
                     self._misplaced(key),
                 )
-        settings, bad = self._struct(Settings, self._table(tree, ("settings",)), ("settings",))
-        services, all_bad = self._services(self._table(tree, ("service",)))
-        instances = self._instances(self._table(tree, ("instances",)), services)
-        routing, bad_routes = self._struct(Routing, self._table(tree, ("routing",)), ("routing",))
-        config = Config(settings=settings, services=services, instances=instances, routing=routing)
-        all_bad |= {("settings", key) for key in bad} | {("routing", key) for key in bad_routes}
+        config = Config(
+            settings=self._struct(Settings, self._table(tree, ("settings",)), ("settings",)),
+            services=(services := self._services(self._table(tree, ("service",)))),
+            instances=self._instances(self._table(tree, ("instances",)), services),
+            routing=self._struct(Routing, self._table(tree, ("routing",)), ("routing",)),
+        )
         for complaint in broken_rules(config):
-            self._complain(complaint, all_bad)
+            if not any(self._is_refused(path) for path in complaint.paths):
+                self._report(complaint.paths[0], complaint.message, complaint.hint)
         return config
 
-    def _complain(self, complaint: Complaint, bad: set[Path]) -> None:
-        """Reports a broken rule, unless one of the settings it is about was refused before."""
-        if not any(path[: len(wrong)] == wrong for path in complaint.paths for wrong in bad):
-            self._report(complaint.paths[0], complaint.message, complaint.hint)
+    def _is_refused(self, path: Path) -> bool:
+        return any(path[:end] in self.refused for end in range(1, len(path) + 1))
 
-    def _services(self, tables: dict[str, Any]) -> tuple[dict[str, Service], set[Path]]:
+    def _services(self, tables: dict[str, Any]) -> dict[str, Service]:
         services: dict[str, Service] = {}
-        all_bad: set[Path] = set()
         for name in tables:
             path = ("service", name)
             try:
                 check_service(name)
             except InvalidName as error:
                 self._report(path, error.rule or error.message)
-            service, bad = self._struct(Service, self._table(tables, path), path, name=name)
-            services[name] = service
-            all_bad |= {(*path, key) for key in bad}
-        return services, all_bad
+            services[name] = self._struct(Service, self._table(tables, path), path, name=name)
+        return services
 
     def _struct[S: msgspec.Struct](
         self, cls: type[S], table: dict[str, Any], path: Path, **fixed: object
-    ) -> tuple[S, set[str]]:
-        """A struct from a table, and the keys whose values were refused; these have their defaults."""
+    ) -> S:
+        """A struct from a table; settings that are refused have their defaults in it."""
         fields = {f.encode_name: f for f in msgspec.structs.fields(cls) if f.name not in fixed}
         values: dict[str, object] = dict(fixed)
-        bad: set[str] = set()
         for key, raw in table.items():
-            if key not in fields:
-                self._report((*path, key), "unknown setting", _nearest(key, fields) or self._misplaced(key))
-            elif not self._value(fields[key], raw, (*path, key), values):
-                bad.add(key)
-        return cls(**values), bad
+            if key in fields:
+                self._value(fields[key], raw, (*path, key), values)
+                continue
+            near = _nearest(key, fields)
+            hint = f"Did you mean {near}?" if near else self._misplaced(key)
+            self._report((*path, key), "unknown setting", hint)
+            if near:
+                # It was meant to be set: that it is missing needs no line of its own.
+                self.refused.add((*path, near))
+        return cls(**values)
 
-    def _value(self, setting: FieldInfo, raw: object, path: Path, values: dict[str, object]) -> bool:
-        """Reads one value into `values`. False if it was refused."""
+    def _value(self, setting: FieldInfo, raw: object, path: Path, values: dict[str, object]) -> None:
+        """Reads one value into `values`, or reports what is wrong with it."""
         try:
             values[setting.name] = read_value(setting, raw)
         except Faulty as error:
+            self.refused.add(path)
             for fault in error.faults:
                 self._report((*path, *fault.path), fault.message)
-            return False
         except ValueError as error:
+            self.refused.add(path)
             self._report(path, str(error))
-            return False
-        return True
 
     def _instances(self, table: dict[str, Any], services: dict[str, Service]) -> tuple[TenantName, ...]:
         names: list[TenantName] = []
         for service, ids in table.items():
             path = ("instances", service)
             if service not in services:
-                self._report(path, "there is no such service", _nearest(service, services))
+                near = _nearest(service, services)
+                self._report(path, "there is no such service", f"Did you mean {near}?" if near else None)
             elif not isinstance(ids, list):
                 self._report(path, f"must be a list of tenants' ids, not {shown(ids)}")
             else:
@@ -185,11 +186,12 @@ class _Parser:
         if isinstance(value, dict):
             return value
         self._report(path, f"must be a table, not {shown(value)}", f"Write [{dotted(path)}].")
+        self.refused.add(path)
         return {}
 
     def _misplaced(self, key: str) -> str | None:
         """The hint for a key that is not known where it is."""
-        if section := next(iter(difflib.get_close_matches(key, _SECTIONS, 1, 0.7)), None):
+        if section := _nearest(key, _SECTIONS, 0.7):
             return f"Did you mean [{section}]?"
         for section, cls in (("settings", Settings), ("service.NAME", Service), ("routing", Routing)):
             if key in {f.encode_name for f in msgspec.structs.fields(cls)} - {"name"}:
@@ -197,9 +199,9 @@ class _Parser:
         return None
 
 
-def _nearest(key: str, known: Iterable[str]) -> str | None:
-    near = difflib.get_close_matches(key, list(known), 1)
-    return f"Did you mean {near[0]}?" if near else None
+def _nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of some known keys that is most like `key`, if any is."""
+    return next(iter(difflib.get_close_matches(key, list(known), 1, cutoff)), None)
 
 
 def _syntax_problem(file: str, text: str, error: tomllib.TOMLDecodeError) -> Problem:

@@ -1,0 +1,278 @@
+"""The commands of `ten`, with their options and help.
+
+What they do is in modules that are imported when a command runs, so that none waits for what it does not use.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import click
+import typer
+
+from tenement import __version__
+
+if TYPE_CHECKING:
+    from tenement.client import Client
+    from tenement.names import TenantName
+
+app: Final = typer.Typer(
+    name="ten",
+    help="Runs one copy of a web app for each customer: asleep while nobody uses it, awake on the next "
+    "request.",
+    epilog="A tenant is called SERVICE:ID, for example notes:alice. See ten(1) and tenement.toml(5).",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config: Final = typer.Typer(
+    help="Checks or shows the configuration.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(config, name="config")
+
+Tenants = Annotated[
+    list[str], typer.Argument(metavar="TENANT...", show_default=False, help="Tenants, as SERVICE:ID.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tenement {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ten(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version of this command."
+        ),
+    ] = False,
+) -> None:
+    """Takes the options that come before the command."""
+
+
+@app.command()
+def spawn(
+    tenants: Tenants,
+    no_start: Annotated[
+        bool, typer.Option("--no-start", help="Do not start them: the first request does.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Make tenants, start them and show their addresses."""
+    from tenement.cli import tenants as actions
+
+    return actions.spawn(tenants, start=not no_start, as_json=json)
+
+
+@app.command()
+def stop(tenants: Tenants) -> int:
+    """Put tenants to sleep now; the next request wakes them."""
+    return _act(tenants, "stop")
+
+
+@app.command()
+def restart(tenants: Tenants) -> int:
+    """Stop tenants once their requests have ended, and start them."""
+    return _act(tenants, "restart")
+
+
+@app.command()
+def enable(tenants: Tenants) -> int:
+    """Let requests wake tenants again that were disabled."""
+    return _act(tenants, "enable")
+
+
+@app.command()
+def disable(tenants: Tenants) -> int:
+    """Stop tenants and answer requests for them with 503."""
+    return _act(tenants, "disable")
+
+
+@app.command(short_help="Stop tenants and forget them.")
+def rm(
+    tenants: Tenants,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete their data too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Stop tenants and forget them; their data is kept unless --purge is given."""
+    from tenement.cli import tenants as actions
+
+    actions.parse_all(tenants)
+    if not yes:
+        _confirm_removal(tenants, purge=purge)
+
+    async def remove(client: "Client", name: "TenantName") -> None:
+        await client.remove(name.service, name.id, purge=purge)
+
+    return actions.act(tenants, remove)
+
+
+@app.command()
+def weight(
+    tenant: Annotated[
+        str, typer.Argument(metavar="TENANT", show_default=False, help="A tenant, as SERVICE:ID.")
+    ],
+    weight: Annotated[
+        int,
+        typer.Argument(
+            metavar="WEIGHT", show_default=False, min=0, max=1_000_000, help="Its share; 0 for none."
+        ),
+    ],
+) -> int:
+    """Set a tenant's share of the requests for its service as a whole."""
+    from tenement.cli import tenants as actions
+
+    async def set_weight(client: "Client", name: "TenantName") -> None:
+        await client.set_weight(name.service, name.id, weight)
+
+    return actions.act([tenant], set_weight)
+
+
+@app.command()
+def ps(
+    selectors: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TENANT|SERVICE]...", show_default=False, help="Which to list; without any, all."
+        ),
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", metavar="STATE", help="List those in this state.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show names only.")] = False,
+    json: AsJson = False,
+) -> int:
+    """List tenants."""
+    from tenement.cli import listing
+
+    if state:
+        _check_states(state)
+    return listing.ps(selectors or [], state or [], as_json=json, quiet=quiet)
+
+
+@app.command()
+def status(
+    tenants: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TENANT]...", show_default=False, help="Tenants; without any, a summary of all."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Show all that is known of tenants."""
+    from tenement.cli import listing
+
+    return listing.status(tenants or [], as_json=json)
+
+
+@app.command(
+    # journalctl's options are read by tenement.cli.logs: typer cannot express those whose value is optional.
+    # There is no -h, because it would be found in `-S -1h`.
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+    options_metavar="[OPTIONS OF JOURNALCTL]",
+)
+def logs(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TENANT|SERVICE]...", show_default=False, help="Whose lines to show; without any, all."
+        ),
+    ] = None,
+) -> int:
+    """Show what tenants have printed, from the journal."""
+    from tenement.cli.logs import UnknownOption, exec_journalctl, split
+
+    try:
+        options, selectors = split(arguments or [])
+    except UnknownOption as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+    exec_journalctl(options, selectors)
+
+
+@app.command()
+def reload(json: AsJson = False) -> int:
+    """Make the manager read its configuration again."""
+    from tenement.cli import configuration
+
+    return configuration.reload(as_json=json)
+
+
+@app.command()
+def version(json: AsJson = False) -> int:
+    """Show the version of this command and of the manager that runs."""
+    from tenement.cli.tenants import run
+    from tenement.cli.text import out, out_json
+    from tenement.errors import TenementError
+
+    try:
+        running = run(lambda client: client.version())
+    except TenementError:
+        running = None
+    if json:
+        out_json({"version": __version__, "manager": running})
+    else:
+        out(f"tenement {__version__} (manager: {running or 'not reachable'})")
+    return 0
+
+
+@config.command("check")
+def config_check(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...", show_default=False, help="Files or directories; without any, /etc/tenement."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Check the configuration and the files that it names, and show every problem."""
+    from tenement.cli import configuration
+
+    return configuration.check(paths or [], as_json=json)
+
+
+@config.command("show")
+def config_show(
+    service: Annotated[
+        str | None, typer.Argument(metavar="[SERVICE]", show_default=False, help="Only this service.")
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Show every setting that is in force, defaults included, without secrets."""
+    from tenement.cli import configuration
+
+    return configuration.show(service, as_json=json)
+
+
+def _act(tenants: list[str], verb: str) -> int:
+    """Calls the client's method `verb` for each tenant."""
+    from tenement.cli import tenants as actions
+
+    async def call(client: "Client", name: "TenantName") -> None:
+        await getattr(client, verb)(name.service, name.id)
+
+    return actions.act(tenants, call)
+
+
+def _confirm_removal(tenants: list[str], *, purge: bool) -> None:
+    names = ", ".join(tenants)
+    if not sys.stdin.isatty():
+        raise click.UsageError("say -y to remove tenants without being asked", click.get_current_context())
+    question = f"Remove {names} and delete their data?" if purge else f"Remove {names}? Their data is kept."
+    click.confirm(question, abort=True, err=True)
+
+
+def _check_states(states: list[str]) -> None:
+    from tenement.lifecycle import State
+
+    known = [state.value for state in State]
+    for state in states:
+        if state not in known:
+            raise click.BadParameter(f"{state!r} is none of {', '.join(known)}", param_hint="--state")

@@ -1,0 +1,180 @@
+"""Client of tenement's manager, over the system bus.
+
+The library for D-Bus takes longer to import than most commands need to run, so it is imported when a
+connection is made.
+"""
+
+import asyncio
+import json
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tenement.errors import DBUS_PREFIX, Denied, Internal, TenementError, Unreachable, from_dbus
+
+if TYPE_CHECKING:
+    from dbus_fast.aio import MessageBus
+
+BUS_NAME: Final = "dev.tenement.Manager"
+OBJECT_PATH: Final = "/dev/tenement/Manager"
+INTERFACE: Final = "dev.tenement.Manager1"
+
+NOT_ALLOWED: Final = "You are not allowed to manage tenement: become root or join group 'tenement'"
+
+# A question is answered at once, but the manager may have to be started by the bus first.
+_ANSWER_TIMEOUT_S: Final = 30.0
+# A start takes up to startup_timeout, a stop up to drain_timeout and stop_timeout; the manager ends both. This
+# is above all of them and only keeps a lost answer from being waited for without end.
+_ACTION_TIMEOUT_S: Final = 2 * 86400.0
+
+_BUS_ERROR: Final = "org.freedesktop.DBus.Error."
+
+
+class Client:
+    """A connection to the manager; use it as an asynchronous context manager.
+
+    Every method raises the error that the manager answered, Denied if the caller may not manage tenement, and
+    Unreachable if there is no manager.
+    """
+
+    def __init__(self) -> None:
+        """Connects to nothing yet."""
+        self._bus: MessageBus | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connects to the system bus."""
+        from dbus_fast import BusType
+        from dbus_fast.aio import MessageBus
+        from dbus_fast.errors import AuthError
+
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+        except (OSError, AuthError, EOFError) as error:
+            # A timeout is an OSError too.
+            raise Unreachable("The system bus (dbus.service) does not answer") from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnects."""
+        if self._bus is not None and self._bus.connected:
+            self._bus.disconnect()
+
+    async def spawn(self, service: str, id_: str, *, start: bool = True) -> None:
+        """Makes a tenant and, unless told otherwise, starts it; returns when it is ready."""
+        await self._call("Spawn", "ssb", service, id_, start, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def stop(self, service: str, id_: str) -> None:
+        """Puts a tenant to sleep; returns when it is."""
+        await self._call("Stop", "ss", service, id_, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def restart(self, service: str, id_: str) -> None:
+        """Stops a tenant and starts it; returns when it is ready."""
+        await self._call("Restart", "ss", service, id_, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def remove(self, service: str, id_: str, *, purge: bool) -> None:
+        """Stops and forgets a tenant; with `purge` its data is deleted."""
+        await self._call("Remove", "ssb", service, id_, purge, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def enable(self, service: str, id_: str) -> None:
+        """Lets requests wake a tenant again."""
+        await self._call("Enable", "ss", service, id_)
+
+    async def disable(self, service: str, id_: str) -> None:
+        """Stops a tenant and refuses requests for it."""
+        await self._call("Disable", "ss", service, id_, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def set_weight(self, service: str, id_: str, weight: int) -> None:
+        """Sets a tenant's share of the requests for its service."""
+        await self._call("SetWeight", "ssu", service, id_, weight)
+
+    async def list(self, selector: str = "") -> list[dict[str, Any]]:
+        """Tenants: all for "", those of a service for "notes", one for "notes:alice"."""
+        found = _document("List", await self._call("List", "s", selector))
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise Internal("The manager's answer to List is no list of objects")
+        return found
+
+    async def status(self, service: str, id_: str) -> dict[str, Any]:
+        """All that the manager knows of one tenant."""
+        return _object("Status", await self._call("Status", "ss", service, id_))
+
+    async def reload(self) -> dict[str, Any]:
+        """Makes the manager read its configuration again: what changed, and warnings."""
+        return _object("Reload", await self._call("Reload", ""))
+
+    async def version(self) -> str:
+        """The manager's version."""
+        from dbus_fast import Variant
+
+        answer = await self._call(
+            "Get", "ss", INTERFACE, "Version", interface="org.freedesktop.DBus.Properties"
+        )
+        return str(answer.value if isinstance(answer, Variant) else answer)
+
+    async def _call(
+        self,
+        member: str,
+        signature: str,
+        *arguments: object,
+        interface: str = INTERFACE,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> Any:
+        """Calls a method and returns its only result, or None if it has none."""
+        from dbus_fast import Message, MessageType
+
+        if self._bus is None:
+            raise Internal("not connected to the bus")
+        message = Message(
+            destination=BUS_NAME,
+            path=OBJECT_PATH,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(arguments),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._bus.call(message)
+        except (OSError, EOFError) as error:
+            raise Unreachable("tenement's manager does not answer") from error
+        if reply is None:
+            raise Unreachable("The connection to the system bus was lost")
+        if reply.message_type is MessageType.ERROR:
+            text = str(reply.body[0]) if reply.body else ""
+            raise error_from_bus(reply.error_name or "", text)
+        return reply.body[0] if reply.body else None
+
+
+def error_from_bus(name: str, text: str) -> TenementError:
+    """The error for a D-Bus error, whether the manager or the bus itself sent it."""
+    if name.startswith(DBUS_PREFIX):
+        return from_dbus(name, text)
+    match name.removeprefix(_BUS_ERROR):
+        case "AccessDenied":
+            return Denied(NOT_ALLOWED)
+        case "ServiceUnknown" | "NameHasNoOwner":
+            return Unreachable("tenement's manager is not installed")
+        case "UnknownMethod" | "UnknownInterface" | "InvalidArgs":
+            return Internal("The manager that runs is of another version: restart tenement-manager.service")
+        case "NoReply" | "Timeout" | "TimedOut" | "Disconnected":
+            return Unreachable("tenement's manager ended before it answered")
+    if name.startswith((_BUS_ERROR + "Spawn.", "org.freedesktop.systemd1.")):
+        return Unreachable("tenement's manager cannot be started")
+    return Internal(f"{text} ({name})")
+
+
+def _document(member: str, answer: object) -> Any:
+    """The JSON document in an answer."""
+    try:
+        return json.loads(answer if isinstance(answer, str) else "")
+    except ValueError as error:
+        raise Internal(f"The manager's answer to {member} is not JSON") from error
+
+
+def _object(member: str, answer: object) -> dict[str, Any]:
+    found = _document(member, answer)
+    if not isinstance(found, dict):
+        raise Internal(f"The manager's answer to {member} is no object")
+    return found
