@@ -22,8 +22,8 @@ NOT_ALLOWED: Final = "You are not allowed to manage tenement: become root or joi
 
 # A question is answered at once, but the manager may have to be started by the bus first.
 _ANSWER_TIMEOUT_S: Final = 30.0
-# A start takes up to startup_timeout, a stop up to drain_timeout and stop_timeout; the manager ends both. This
-# is above all of them and only keeps a lost answer from being waited for without end.
+# A start takes up to startup_timeout, a stop up to drain_timeout and stop_timeout; the manager ends both.
+# This is above all of them and only keeps a lost answer from being waited for without end.
 _ACTION_TIMEOUT_S: Final = 2 * 86400.0
 
 _BUS_ERROR: Final = "org.freedesktop.DBus.Error."

@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def build() -> "click.Command":
     """The whole command with its subcommands, as click has it."""
-    # Typer imports rich, where it is installed, only to draw its help pages: half of what `ten ps` would take.
+    # Typer imports rich, where it is installed, only to draw its help pages: half of what `ten ps` takes.
     absent = "rich" not in sys.modules
     if absent:
         sys.modules["rich"] = None  # type: ignore[assignment]
@@ -91,7 +91,7 @@ def build() -> "click.Command":
 
 
 def report(error: TenementError, tenant: str | None = None) -> int:
-    """Writes an error, of a tenant if one is given, to standard error. Returns the exit status it asks for."""
+    """Writes an error, perhaps of a tenant, to standard error. Returns the exit status it asks for."""
     if isinstance(error, InvalidConfig):
         for problem in error.problems:
             complain(str(problem))

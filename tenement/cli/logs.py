@@ -14,7 +14,7 @@ from tenement.names import TenantName, check_service
 
 
 class Option(NamedTuple):
-    """An option of journalctl. `value` names what it takes; `optional` tells an optional value by its form."""
+    """An option of journalctl. `value` names what it takes; `optional` is the form of an optional value."""
 
     names: tuple[str, ...]
     help: str

@@ -131,7 +131,7 @@ class _Parser:
             near = _nearest(key, fields)
             hint = f"Did you mean {near}?" if near else self._misplaced(key)
             self._report((*path, key), "unknown setting", hint)
-            if near:
+            if near and near not in table:
                 # It was meant to be set: that it is missing needs no line of its own.
                 self.refused.add((*path, near))
         return cls(**values)
