@@ -98,6 +98,7 @@ class Box:
         With `check`, a status other than 0 fails the test, with what the command printed. Processes that it
         left in the background go on, unless it timed out.
         """
+        __tracebackhide__ = True
         cgroup = self.cgroup / f"command-{next(self._numbers)}"
         words = self.command(command, user=user, cgroup=cgroup)
         stdin = None if input is not None else subprocess.DEVNULL
@@ -129,6 +130,7 @@ class Box:
 
     def wait_for[T](self, predicate: Callable[[], T], timeout_s: float) -> T:
         """Call `predicate` until it returns something true, and return that; fails after `timeout_s`."""
+        __tracebackhide__ = True
         deadline = time.monotonic() + timeout_s
         while True:
             if result := predicate():
