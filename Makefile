@@ -1,13 +1,24 @@
-# Everything is done by tools/box, which says how it works at its top. `make box`, `demo`, `test`, `lint` and `deb` need
-# root on a Debian 12 or 13 machine and nothing else.
+# The work is done by tools/box (see tools/boxes/__init__.py for how), which needs root on a Debian 12 or 13 machine and
+# nothing else prepared.
+#
+#   make box              a shell in a throwaway Debian 13 with tenement installed;  make box RUN='ten version'
+#   make demo             the quick start, played in such a box
+#   make test             the whole suite;  make test ARGS='-k upgrade'
+#   make unit             only the tests that need no box
+#   make lint typecheck   what can be checked without running anything
+#   make deb              dist/tenement_VERSION_all.deb
+#   make bench            benchmarks, in a box that also has the peers
+#   make install          without the package: DESTDIR and prefix as usual
+#   make clean            what the above left in the tree;  make clean-cache: the Debian layers in /var/cache/tenement
+#
+# Whatever fails, make itself ends with status 2; `RUN='...' tools/box run` ends with the command's own.
 
-prefix ?= /usr/local
-libdir = $(DESTDIR)$(prefix)/lib
+# The units name programs and pages below /usr.
+prefix ?= /usr
 sharedir = $(DESTDIR)$(prefix)/share
-# Units are only found under /usr/lib and /etc, so a local installation puts them into the latter's place for packages.
-python_dir ?= $(libdir)/python3/dist-packages
+python_dir ?= $(DESTDIR)$(prefix)/lib/python3/dist-packages
 
-# Commands reach tools/box as they were given, dollars and quotes included: make expands neither.
+# These reach tools/box as they were given, quotes and dollars included: nothing here expands them.
 ifdef RUN
 override export RUN := $(value RUN)
 endif
@@ -17,7 +28,8 @@ endif
 
 BOX = tools/box
 
-.PHONY: all bench box check clean deb demo install install-data install-python lint test typecheck python
+.PHONY: all bench box check clean clean-cache deb demo install install-data install-python lint python test \
+	typecheck unit
 
 all: deb
 
@@ -38,11 +50,14 @@ deb: python
 test: python
 	@$(BOX) test
 
+unit: python
+	@$(BOX) tools python3 -m pytest -p no:cacheprovider tests/unit $(ARGS)
+
 lint: python
 	@$(BOX) tools --package tools/lint
 
 typecheck: python
-	@$(BOX) tools mypy
+	@$(BOX) tools mypy --cache-dir /tmp/mypy tenement
 
 # The one thing that tools/box cannot install itself.
 python:
@@ -55,15 +70,17 @@ install-python:
 	cp -r tenement $(python_dir)/
 	find $(python_dir)/tenement -name __pycache__ -prune -exec rm -r {} +
 	install -d $(DESTDIR)$(prefix)/bin
-	printf '#!/usr/bin/python3\nimport sys\n\nfrom tenement.cli import main\n\nsys.exit(main())\n' >$(DESTDIR)$(prefix)/bin/ten
+	printf '#!/usr/bin/python3\nimport sys\n\nfrom tenement.cli import main\n\nsys.exit(main())\n' \
+		>$(DESTDIR)$(prefix)/bin/ten
 	chmod 755 $(DESTDIR)$(prefix)/bin/ten
 
-# Units, bus policy and configuration have fixed places that systemd and the bus look into.
+# systemd and the bus look for units, policy and the like in fixed places, whatever the prefix.
+install-data: systemd_dir = $(DESTDIR)/usr/lib/systemd
 install-data:
-	install -d $(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/usr/lib/systemd/system-generators $(DESTDIR)/usr/lib/tenement
-	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(DESTDIR)/usr/lib/systemd/system/
-	install units/tenement-proxy-generator $(DESTDIR)/usr/lib/systemd/system-generators/
-	install units/stop-tenants $(DESTDIR)/usr/lib/tenement/
+	install -d $(systemd_dir)/system
+	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(systemd_dir)/system/
+	install -D -t $(systemd_dir)/system-generators units/tenement-proxy-generator
+	install -D -t $(DESTDIR)/usr/lib/tenement units/stop-tenants
 	install -D -m 644 units/tenement.sysusers $(DESTDIR)/usr/lib/sysusers.d/tenement.conf
 	install -D -m 644 units/tenement.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/tenement.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d units/dev.tenement.Manager.conf
@@ -81,6 +98,9 @@ install-data:
 	for page in docs/*.[1-8]; do \
 		[ ! -e "$$page" ] || install -D -m 644 -t $(sharedir)/man/man$${page##*.} "$$page"; \
 	done
+
+clean-cache:
+	@$(BOX) clean
 
 clean:
 	rm -rf dist build tenement.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

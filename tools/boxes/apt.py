@@ -47,7 +47,8 @@ def parse_deb822(text: str, codename: str) -> Iterator[AptSource]:
                 fields.setdefault(name, []).append(line)
             else:
                 name, _, value = line.partition(":")
-                fields[name.lower()] = [value.strip()]
+                name = name.lower()
+                fields[name] = [value.strip()]
         flat = {key: " ".join(part.strip() for part in value) for key, value in fields.items()}
         if "deb" not in flat.get("types", "").split() or "main" not in flat.get("components", "").split():
             continue
@@ -60,8 +61,7 @@ def parse_deb822(text: str, codename: str) -> Iterator[AptSource]:
         rewritten = "\n".join(f"{key}: " + "\n".join(value) for key, value in fields.items())
         signed_by = flat.get("signed-by", "")
         keyring = signed_by if signed_by.startswith("/") else None
-        for uri in flat["uris"].split()[:1]:
-            yield AptSource(rewritten + "\n", "sources", uri, suites, keyring)
+        yield AptSource(rewritten + "\n", "sources", flat["uris"].split()[0], suites, keyring)
 
 
 def parse_one_line(text: str, codename: str) -> Iterator[AptSource]:

@@ -47,8 +47,10 @@ TEST_PACKAGES = (
     "python3-venv",
     "strace",
 )
-BENCH_PACKAGES = ("gcc", "haproxy", "libc6-dev", "nginx-light", "python3-pip", "python3-venv", "wrk")
+BENCH_PACKAGES = ("gcc", "haproxy", "libc6-dev", "nginx", "python3-pip", "python3-venv", "wrk")
 BENCH_PEERS = ("tenement==0.2.2",)
+# Benchmarks run these themselves; as services they would take the ports.
+BENCH_MASKED = ("haproxy.service", "nginx.service")
 
 # Changing how layers are built, and not only what is in them, needs new ones: count up.
 LAYER_FORMAT = 1
@@ -72,18 +74,20 @@ def control_packages(*names: str) -> tuple[str, ...]:
 class Layer:
     """A cached part of a file system; `parent` lies below it.
 
-    `python` maps the path of a virtual environment to the packages in it.
+    `python` maps the path of a virtual environment to the packages in it; `masked` services never start.
     """
 
     name: str
     packages: tuple[str, ...]
     parent: "Layer | None" = None
     python: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    masked: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Hash of everything that decides what is in the layer."""
         parts = [str(LAYER_FORMAT), RELEASE, self.name, *sorted(self.packages), json.dumps(self.python)]
+        parts += self.masked
         parts.append(self.parent.key if self.parent else "")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -113,7 +117,7 @@ def layer(name: str) -> Layer:
             "test", (*TEST_PACKAGES, *control_packages("Build-Depends")), base, {"/opt/lint": requirements()}
         )
     if name == "bench":
-        return Layer("bench", BENCH_PACKAGES, base, {"/opt/rust-peer": BENCH_PEERS})
+        return Layer("bench", BENCH_PACKAGES, base, {"/opt/rust-peer": BENCH_PEERS}, BENCH_MASKED)
     return base
 
 
@@ -202,7 +206,8 @@ def chroot_mounts(root: Path) -> Iterator[None]:
 
 def fill(wanted: Layer, root: Path, scratch: Path, log: Path) -> None:
     """Install the layer's packages into `root` and leave no trace of this machine in it."""
-    # A server's journal must not start with this build, and each box is a machine of its own.
+    for service in wanted.masked:
+        (root / "etc" / "systemd" / "system" / service).symlink_to("/dev/null")
     install = ["install", "-y", "--no-install-recommends", *wanted.packages]
     apt_in_root(root, scratch, log, ["update"], install, ["clean"])
     for target, packages in wanted.python.items():
@@ -214,6 +219,7 @@ def fill(wanted: Layer, root: Path, scratch: Path, log: Path) -> None:
             else:
                 path.unlink()
     if wanted.parent is None:
+        # Empty, not absent: each box makes up its own, and no boot counts as the first of an image.
         (root / "etc" / "machine-id").write_text("")
         (root / "etc" / "hostname").write_text("box\n")
         (root / "etc" / "hosts").write_text("127.0.0.1 localhost box\n::1 localhost\n")
