@@ -318,11 +318,12 @@ class Supervisor:
         if tenant.state in _SETTLED_WITHOUT_UNIT and tenant.instance is not None:
             self._units.clean_up(tenant.instance)
             tenant.instance = None
-            tenant.facts = Facts()
         if tenant.state in _SETTLED_WITHOUT_UNIT:
             for future in self._leavers.pop(tenant.name, ()):
                 if not future.done():
                     future.set_result(None)
+        if tenant.state is State.ASLEEP:
+            tenant.facts = Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous)
         if before in AWAKE and tenant.state is State.ASLEEP:
             tenant.last_used_at = time.time()
         if tenant.state is State.GONE:
@@ -378,7 +379,7 @@ class Supervisor:
                 instance = units.instance(
                     name, self.service(name), action.generation, self.host(name), armed=arm
                 )
-                tenant.instance, tenant.facts = instance, Facts()
+                tenant.instance, tenant.facts = instance, Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous)
                 await (units.arm(instance) if arm else units.start(instance, tenant.facts))
                 return instance.address
             case Verb.FIRE | Verb.WATCH:

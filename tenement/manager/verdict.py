@@ -50,9 +50,14 @@ _WANTED: Final = frozenset(
 
 @dataclass(slots=True)
 class Facts:
-    """What systemd said about a tenant's unit, as far as it matters here."""
+    """What systemd said about a tenant's unit, as far as it matters here.
+
+    `previous` is the invocation before this start, whose last changes may still be on their way; `invocation` is the
+    one that was last seen active.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
+    previous: str | None = None
     invocation: str | None = None
 
     def update(self, changed: dict[str, Any]) -> None:
@@ -108,6 +113,8 @@ def judge(state: State, facts: Facts, backoff_max_s: float) -> list[Event]:
     """What happened to a tenant in `state`, whose unit now is as `facts` tell; changes only `facts.invocation`."""
     if state in (State.ASLEEP, State.QUEUED, State.DISABLED, State.FAILED, State.STOPPING, State.GONE):
         return []
+    if facts.invocation_id() in (None, facts.previous):
+        return []
     if facts.restarting:
         return [Died(facts.reason(), restarts=True)]
     match facts.active:
@@ -115,7 +122,8 @@ def judge(state: State, facts: Facts, backoff_max_s: float) -> list[Event]:
             return _active(state, facts)
         case "failed":
             return [Died(facts.reason(), restarts=False, retry_after_s=backoff_max_s)]
-        case "inactive":
+        case "inactive" if not facts.values.get("MainPID"):
+            # With a main process it is only on its way up: systemd announces the process before the state.
             clean = facts.values.get("Result", "success") == "success"
             return [Died(facts.reason(), restarts=False, clean=clean, retry_after_s=1.0)]
         case "deactivating":
