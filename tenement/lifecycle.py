@@ -2,21 +2,22 @@
 
 Theory of operation
 -------------------
-A worker sends bytes to a tenant only while it holds a *lease* on it, and a tenant is stopped, frozen or replaced only
-while nobody holds one. Everything here serves that sentence.
+A worker sends bytes to a tenant only while it holds a *lease* on it, and a tenant is stopped, frozen or
+replaced only while nobody holds one. Everything here serves that sentence.
 
-The manager feeds events (a lease was asked for, the unit is ready, the unit died, time passed) into `Lifecycle.step`
-and carries out the actions that come back. Some actions are *operations* on the unit: start, fire, watch, arm, freeze,
-thaw, stop. There is at most one at a time; it has a number, and its result comes back as an event with that number. A
-result whose number is not the current one belongs to an operation that was overtaken (its unit died meanwhile) and is
-ignored, so a late answer can never act on a newer unit.
+The manager feeds events (a lease was asked for, the unit is ready, the unit died, time passed) into
+`Lifecycle.step` and carries out the actions that come back. Some actions are *operations* on the unit: start,
+fire, watch, arm, freeze, thaw, stop. There is at most one at a time; it has a number, and its result comes
+back as an event with that number. A result whose number is not the current one belongs to an operation that
+was overtaken (its unit died meanwhile) and is ignored, so a late answer can never act on a newer unit.
 
-Between operations the tenant rests in a *settled* state: asleep, armed, running, frozen, backing off, failed or
-disabled. `_settle` is the only place that decides what happens next, from three facts: the goal (somebody wants the
-unit gone), the waiting callers, and the time the tenant has been idle. While an operation runs, facts only accumulate.
+Between operations the tenant rests in a *settled* state: asleep, armed, running, frozen, backing off, failed
+or disabled. `_settle` is the only place that decides what happens next, from three facts: the goal (somebody
+wants the unit gone), the waiting callers, and the time the tenant has been idle. While an operation runs,
+facts only accumulate.
 
-A *generation* numbers the starts of a tenant. A lease is on one generation; when the process behind it is gone the
-lease is void, and releasing it late does no harm.
+A *generation* numbers the starts of a tenant. A lease is on one generation; when the process behind it is
+gone the lease is void, and releasing it late does no harm.
 """
 
 import enum
@@ -83,7 +84,7 @@ ADOPTION = "adoption"
 
 
 class Goal(enum.Enum):
-    """Why the unit has to go, and what the tenant is afterwards. A later, stronger goal replaces a weaker one."""
+    """Why the unit has to go, and what the tenant is afterwards. A stronger goal replaces a weaker one."""
 
     SLEEP = 1
     FAIL = 2
@@ -109,12 +110,13 @@ class Policy:
     drain_timeout_s: float = 30.0
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
+# --- events
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A caller waits for the tenant. `worker` is the holder-to-be, or "" for one that only wants it started."""
+    """A caller waits for the tenant. `worker` is the holder-to-be; "" only wants the tenant started."""
 
     ticket: int
     worker: str
@@ -229,7 +231,8 @@ Event = (
 )
 
 
-# --- actions ---------------------------------------------------------------------------------------------------------
+# --- actions
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Verb(enum.StrEnum):
@@ -248,8 +251,8 @@ class Verb(enum.StrEnum):
 class Operate:
     """Carry out `verb` on the unit of `generation` and answer with Done or Failed of number `op`.
 
-    START: build the unit and wait until the app is ready. FIRE: let the armed unit's gate go and wait until ready.
-    WATCH: wait until an app that systemd restarted is ready. ARM: build the unit behind its gate.
+    START: build the unit and wait until the app is ready. FIRE: let the armed unit's gate go and wait until
+    ready. WATCH: wait until an app that systemd restarted is ready. ARM: build the unit behind its gate.
     """
 
     verb: Verb
@@ -297,7 +300,8 @@ class Revoke:
 Action = Operate | CancelOperation | Enqueue | Grant | Deny | Revoke
 
 
-# --- the machine -----------------------------------------------------------------------------------------------------
+# --- the machine
+# -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ _MIGRATIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A registered tenant. Times are seconds since 1970; `last_used_at` is None until it was first put to sleep."""
+    """A registered tenant. Times are seconds since 1970; `last_used_at` is None before the first sleep."""
 
     name: TenantName
     enabled: bool
@@ -55,8 +55,8 @@ class Registry:
         try:
             database = sqlite3.connect(path, isolation_level=None)
             database.execute("PRAGMA journal_mode = WAL")
-            # With WAL, NORMAL loses no consistency at a power cut; FULL also keeps the last commits. A tenant whose
-            # creation was confirmed must exist after the power cut, and creations are rare.
+            # With WAL, NORMAL loses no consistency at a power cut; FULL also keeps the last commits. A tenant
+            # whose creation was confirmed must exist after the power cut, and creations are rare.
             database.execute("PRAGMA synchronous = FULL")
             registry = cls(database)
             registry._migrate(path)
@@ -104,7 +104,8 @@ class Registry:
 
     def set_last_used(self, name: TenantName, now: float) -> None:
         """When it was last in use, written when it is put to sleep. A tenant that is gone is ignored."""
-        # Losing this at a power cut costs nothing but a better choice of whom to arm: no need to wait for the disk.
+        # Losing this at a power cut costs nothing but a better choice of whom to arm: no need to wait for the
+        # disk.
         self._db.execute("PRAGMA synchronous = NORMAL")
         try:
             self._db.execute(

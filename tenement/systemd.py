@@ -1,7 +1,7 @@
 """A client of systemd's own D-Bus interface, org.freedesktop.systemd1(5): units, jobs and their signals.
 
-All of tenement's dealings with PID 1 pass through here. dbus-fast carries them, because it can pass file descriptors
-and any property by its signature, and because waiting for PID 1 never holds up the event loop.
+All of tenement's dealings with PID 1 pass through here. dbus-fast carries them, because it can pass file
+descriptors and any property by its signature, and because waiting for PID 1 never holds up the event loop.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class UnitState(NamedTuple):
 
 
 def unit_path(unit: str) -> str:
-    """The object path of a unit: every character but letters and digits becomes _XX (sd_bus_path_encode(3))."""
+    """The object path of a unit: all but letters and digits become _XX (sd_bus_path_encode(3))."""
     escaped = "".join(
         c if c.isascii() and c.isalnum() and not (i == 0 and c.isdigit()) else f"_{ord(c):02x}"
         for i, c in enumerate(unit)
@@ -73,7 +73,7 @@ def unit_from_path(path: str) -> str | None:
 
 
 class Job:
-    """A queued job of PID 1; `result()` waits for systemd's word on it: "done", "failed", "canceled", "frozen"..."""
+    """A queued job of PID 1; `result()` waits for its end: "done", "failed", "canceled", "frozen" and more."""
 
     def __init__(self, future: asyncio.Future[str]) -> None:
         self._future = future
@@ -85,7 +85,7 @@ class Job:
 
 
 ChangeHandler = Callable[[str, str, dict[str, Any]], None]
-"""Called with (unit, interface, changed properties) for every unit whose name begins with the watched prefix."""
+"""Called with (unit, interface, changed properties) for units whose names begin with the watched prefix."""
 
 
 class Systemd:
@@ -215,8 +215,9 @@ class Systemd:
     def _on_message(self, message: Message) -> None:
         if message.message_type is not MessageType.SIGNAL:
             return
-        if message.member == "PropertiesChanged" and message.path.startswith(self._prefix):
-            unit = unit_from_path(message.path)
+        path = message.path or ""
+        if message.member == "PropertiesChanged" and path.startswith(self._prefix):
+            unit = unit_from_path(path)
             if unit is not None and self._on_change is not None:
                 interface, changed, _ = message.body
                 self._on_change(unit, interface, {name: variant.value for name, variant in changed.items()})

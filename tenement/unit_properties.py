@@ -1,8 +1,8 @@
 """What systemd is told about a tenant's unit and about the slice of its service. Pure: no I/O.
 
 Each block names what it keeps a tenant from doing. The settings are explained in systemd.exec(5), systemd.service(5)
-and systemd.resource-control(5); the names here are those of the D-Bus interface, with spans of time in microseconds
-and masks as numbers.
+and systemd.resource-control(5); the names here are those of the D-Bus interface, with spans of time in
+microseconds and masks as numbers.
 """
 
 import ipaddress
@@ -42,10 +42,12 @@ _CLOSED: Final = (
     "224.0.0.0/4",
     "ff00::/8",
 )
-# What an app may see of /run: the journal to log to, and the name services. No bus, no other tenant's sockets.
+# What an app may see of /run: the journal to log to, and the name services. No bus, no other tenant's
+# sockets.
 _RUN: Final = ("/run/systemd/journal", "/run/systemd/resolve", "/run/systemd/userdb")
-# `<>` opens the pipe for both ways, so that the gate neither waits for a writer nor sees an end when the manager,
-# the writer, restarts. Without a pipe the app is let go at once: systemd restarts it after a crash with this command.
+# `<>` opens the pipe for both ways, so that the gate neither waits for a writer nor sees an end when the
+# manager, the writer, restarts. Without a pipe the app is let go at once: systemd restarts it after a crash
+# with this command.
 _GATE: Final = '[ ! -p "$0" ] || read -r _ <>"$0"; exec "$@"'
 
 
@@ -89,8 +91,9 @@ def tenant_unit(service: Service, name: TenantName, launch: Launch, systemd_vers
 def slice_unit(service: Service, own_addresses: Iterable[str]) -> list[Property]:
     """The properties of a service's slice: the network rules of all its tenants.
 
-    They are BPF programs, which the kernel verifies for 62 ms when they stand on a unit and once when they stand on
-    the slice. `own_addresses` are the host's: an app that listens on one of them could be reached past the proxy.
+    They are BPF programs, which the kernel verifies for 62 ms when they stand on a unit and once when they
+    stand on the slice. `own_addresses` are the host's: an app that listens on one of them could be reached
+    past the proxy.
     """
     denied = [*_CLOSED, *own_addresses]
     allowed = [PROXY_SOURCE] if service.listen == "port" else []
@@ -100,7 +103,8 @@ def slice_unit(service: Service, own_addresses: Iterable[str]) -> list[Property]
         Property("IPAddressDeny", "a(iayu)", [_network(text) for text in denied]),
         Property("IPAddressAllow", "a(iayu)", [_network(text) for text in (*allowed, *_RESOLVER)]),
         Property("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
-        # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the closed list.
+        # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the
+        # closed list.
         Property("SocketBindAllow", "a(iiqq)", [*ports, [0, _UDP, 0, 0]]),
     ]
 
@@ -207,7 +211,8 @@ def _listening(service: Service, name: TenantName) -> list[Property]:
     match service.listen:
         case "socket":
             directory = os.path.dirname(socket_path(name)).removeprefix("/run/")
-            # Others may pass through the directory, but not list it; the socket's own mode says who may connect.
+            # Others may pass through the directory, but not list it; the socket's own mode says who may
+            # connect.
             return [
                 Property("RuntimeDirectory", "as", [directory]),
                 Property("RuntimeDirectoryMode", "u", 0o711),
@@ -238,7 +243,8 @@ def _credentials(service: Service) -> list[Property]:
 def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version: int) -> list[Property]:
     bound = [*_RUN, *([gate_path(name)] if launch.armed else [])]
     if systemd_version >= 257:
-        # Shows the tenant its own control group only; the plain setting leaves the names of all others to be listed.
+        # Shows the tenant its own control group only; the plain setting leaves the names of all others to be
+        # listed.
         control_groups = Property("ProtectControlGroupsEx", "s", "strict")
     else:
         control_groups = Property("ProtectControlGroups", "b", True)

@@ -1,4 +1,4 @@
-"""The manager's process: connects everything, talks to systemd as a notify-reload service, and ends on SIGTERM."""
+"""The manager's process: a notify-reload service that connects everything and ends on SIGTERM."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ class Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._begin_reload, manager)
             self._notifier.notify("READY=1")
             watchdog = asyncio.create_task(self._watchdog())
-            lost = asyncio.create_task(bus.wait_for_disconnect())
+            lost = asyncio.create_task(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait({lost, stop}, return_when=asyncio.FIRST_COMPLETED)
             self._notifier.notify("STOPPING=1")

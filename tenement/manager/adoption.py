@@ -78,7 +78,7 @@ async def _adopt(
 def _instance(
     supervisor: Supervisor, tenant: Tenant, service: Service, properties: dict[str, Any]
 ) -> Instance:
-    """The start that the unit came from, read back from the unit: the configuration may have changed since."""
+    """The start that the unit came from, read back from the unit: the configuration may differ now."""
     variables = dict(pair.split("=", 1) for pair in properties.get("Environment", []) if "=" in pair)
     port = variables.get("PORT", "")
     if port.isdigit():

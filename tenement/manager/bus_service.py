@@ -32,7 +32,7 @@ class Argument(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A method: what goes in, what comes out, and who answers. The handler gets the caller's unique name first."""
+    """A method: what goes in, what comes out, and who answers: it gets the caller's unique name first."""
 
     name: str
     inputs: tuple[Argument, ...]
@@ -149,10 +149,10 @@ class BusService:
             reply = Message.new_error(message, error.dbus_name, str(error))
         except Exception:
             log.exception("%s failed", method.name)
-            error = Internal(
+            fault = Internal(
                 f"{method.name} failed inside the manager. See 'journalctl -u tenement-manager'."
             )
-            reply = Message.new_error(message, error.dbus_name, str(error))
+            reply = Message.new_error(message, fault.dbus_name, str(fault))
         self._bus.send(reply)
 
     def _property(self, message: Message) -> Message:

@@ -1,4 +1,4 @@
-"""The configuration as the manager holds it: a bad file never replaces a good one, not even over a restart."""
+"""The configuration as the manager holds it: a bad file never replaces a good one, over restarts too."""
 
 import logging
 from pathlib import Path
@@ -11,15 +11,15 @@ log = logging.getLogger(__name__)
 
 
 class Configuration:
-    """The configuration in force, and the copy of it that is kept at `kept` for the next start of the manager."""
+    """The configuration in force, and the copy of it kept at `kept` for the next start of the manager."""
 
-    def __init__(self, kept: Path, directory: Path | str = DIRECTORY) -> None:
+    def __init__(self, kept: Path, directory: Path = DIRECTORY) -> None:
         self._kept = kept
         self._directory = directory
         self.config = self._first()
 
     def reload(self) -> tuple[Config, list[str]]:
-        """Read the files again; gives the configuration and warnings. Raises InvalidConfig, then nothing changed."""
+        """Read the files again; gives what they say and warnings. Raises InvalidConfig, changing nothing."""
         config = load_directory(self._directory)
         self.config = config
         self._keep(config)

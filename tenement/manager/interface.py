@@ -52,7 +52,7 @@ def methods(manager: Manager) -> list[Method]:
         return []
 
     async def list_(_: str, selector: str) -> list[Any]:
-        return [manager.list(selector)]
+        return [manager.listing(selector)]
 
     async def status(_: str, service: str, id_: str) -> list[Any]:
         return [await manager.status(service, id_)]

@@ -11,7 +11,7 @@ _LENGTH_MAX: Final = 300
 
 
 async def last_line(name: TenantName, invocation: str | None) -> str | None:
-    """The last line that the tenant printed, in the start with that invocation id if one is given; None if none."""
+    """The last line that the tenant printed, in that invocation if one is given; None if there is none."""
     return await asyncio.to_thread(_read, name, invocation)
 
 

@@ -16,7 +16,8 @@ _NLMSG_DONE: Final = 3
 _TCP_LISTEN_MASK: Final = 1 << 10
 
 _NLMSGHDR: Final = struct.Struct("=IHHII")
-# struct inet_diag_req_v2 with its inet_diag_sockid: only family, protocol, states and the source port are filled in.
+# struct inet_diag_req_v2 with its inet_diag_sockid: only family, protocol, states and the source port are
+# filled in.
 _REQUEST: Final = struct.Struct("=BBBBI2s46s")
 # struct inet_diag_msg: family, three bytes, source port, destination port, source address, ..., uid, inode.
 _REPLY: Final = struct.Struct("=B3x2s2x16s16x12x12xII")

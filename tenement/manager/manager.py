@@ -1,4 +1,4 @@
-"""The manager itself: registry, configuration, supervisor and bus put together, and what callers can ask of it."""
+"""The manager itself: registry, configuration and supervisor put together, and what callers can ask of it."""
 
 import asyncio
 import grp
@@ -93,7 +93,7 @@ class Manager:
     # What the workers ask
 
     async def lease(self, worker: str, service: str, id_: str) -> tuple[str, int]:
-        """Wait until the tenant is ready and give the worker a lease on it. See Supervisor.lease for errors."""
+        """Wait until the tenant is ready and lease it to the worker. See Supervisor.lease for errors."""
         return await self._supervisor.lease(TenantName(service, id_), worker)
 
     def release(self, worker: str, service: str, id_: str, generation: int) -> None:
@@ -116,11 +116,15 @@ class Manager:
     # What operators ask
 
     async def spawn(self, service: str, id_: str, *, start: bool) -> None:
-        """Create a tenant, and start it. Raises InvalidName, NotFound for the service, AlreadyExists, StartFailed."""
+        """Create a tenant, and start it.
+
+        Raises InvalidName, NotFound for the service, AlreadyExists, StartFailed, StartTimeout.
+        """
         name = TenantName(service, id_)
         if service not in self._supervisor.config.services:
             raise NotFound(
-                f"{name}: there is no service {service!r}. Add [service.{service}] to /etc/tenement/tenement.toml."
+                f"{name}: there is no service {service!r}. "
+                f"Add [service.{service}] to /etc/tenement/tenement.toml."
             )
         self._register(name)
         if start:
@@ -166,7 +170,7 @@ class Manager:
         tenant.weight = weight
         self._route_changed(tenant)
 
-    def list(self, selector: str) -> str:
+    def listing(self, selector: str) -> str:
         """A JSON array: all tenants for "", those of a service, or one. Raises NotFound."""
         now = asyncio.get_running_loop().time()
         config = self._supervisor.config
@@ -259,7 +263,7 @@ class Manager:
                 raise
             raise StartFailed(f"{error} (last line: {line})", tenant=error.tenant, last_line=line) from error
 
-    def _selected(self, selector: str) -> "list[Tenant]":
+    def _selected(self, selector: str) -> list[Tenant]:
         if not selector:
             return sorted(self._supervisor.tenants.values(), key=lambda tenant: tenant.name)
         if ":" in selector:

@@ -6,8 +6,8 @@ from tenement.unit_properties import FIRST_PORT, PORT_COUNT
 class Ports:
     """A pool from which ports are taken round and round.
 
-    A port that was given back is the last to be given out again, so that a connection meant for the tenant that had
-    it does not meet another tenant.
+    A port that was given back is the last to be given out again, so that a connection meant for the tenant
+    that had it does not meet another tenant.
     """
 
     def __init__(self, first: int = FIRST_PORT, count: int = PORT_COUNT) -> None:

@@ -1,7 +1,8 @@
-"""Finds out when an app can serve: it accepts a connection, then answers 2xx on its health path if it has one.
+"""Finds out when an app can serve: it accepts a connection, then answers 2xx on its health path if it has
+one.
 
-The app is a hostile neighbour and this runs as root: of an answer the status line is read, at most 256 bytes of it,
-and nothing else.
+The app is a hostile neighbour and this runs as root: of an answer the status line is read, at most 256 bytes
+of it, and nothing else.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ _LONGEST_PAUSE_S: Final = 0.05
 _PAUSE_GROWTH: Final = 1.4
 _STATUS_LINE_MAX: Final = 256
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)[ \r\n]")
-# Since Linux 4.2: the source port is chosen at connect, so one source address serves any number of connections.
+# Since Linux 4.2: the source port is chosen at connect, so one source address serves any number of
+# connections.
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _ONE_CHECK_S: Final = 5.0
 
@@ -26,8 +28,8 @@ _ONE_CHECK_S: Final = 5.0
 class Probe:
     """Where to ask, and what: `health` is a path, or None if accepting a connection is enough.
 
-    `host` is the tenant's public name: apps that answer only to it, or that redirect plain HTTP, see what a visitor
-    through the proxy would send.
+    `host` is the tenant's public name: apps that answer only to it, or that redirect plain HTTP, see what a
+    visitor through the proxy would send.
     """
 
     address: str
@@ -37,8 +39,9 @@ class Probe:
     def request(self) -> bytes:
         """The health request."""
         return (
-            f"GET {self.health} HTTP/1.1\r\nHost: {self.host}\r\nX-Forwarded-Proto: https\r\n"
-            f"X-Forwarded-Host: {self.host}\r\nUser-Agent: tenement\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+            f"GET {self.health} HTTP/1.1\r\nHost: {self.host}\r\n"
+            f"X-Forwarded-Proto: https\r\nX-Forwarded-Host: {self.host}\r\n"
+            "User-Agent: tenement\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         ).encode()
 
 
@@ -47,7 +50,7 @@ class NotReady(Exception):
 
 
 def parse_status(data: bytes) -> int | None:
-    """The status in the beginning of an answer; None if more bytes are needed. Raises NotReady if it is not HTTP."""
+    """The status that an answer begins with; None if more bytes are needed. Raises NotReady."""
     match = _STATUS_LINE.match(data)
     if match:
         return int(match[1])

@@ -1,7 +1,7 @@
 """Drives every tenant's state machine: feeds it what happens, carries out what it asks for.
 
-All changes happen on the event loop, in `Supervisor._feed`, without an await in between: whoever calls sees the tenant
-before or after an event, never in the middle of one.
+All changes happen on the event loop, in `Supervisor._feed`, without an await in between: whoever calls sees
+the tenant before or after an event, never in the middle of one.
 """
 
 import asyncio
@@ -88,8 +88,8 @@ class Supervisor:
         self._tickets: dict[int, asyncio.Future[tuple[str, int]]] = {}
         self._leavers: dict[TenantName, list[asyncio.Future[None]]] = {}
         self._next_ticket = 0
-        # Generations go on growing over restarts of the manager, so that a worker's old lease is never taken for a new
-        # one.
+        # Generations go on growing over restarts of the manager, so that a worker's old lease is never taken
+        # for a new one.
         self._first_generation = time.time_ns() // 1_000_000
 
     # Questions
@@ -162,8 +162,8 @@ class Supervisor:
     async def lease(self, name: TenantName, worker: str) -> tuple[str, int]:
         """Wait until the tenant is ready, starting it if need be; gives its address and generation.
 
-        `worker` holds a lease from then on; "" starts the tenant without one. Raises NotFound, Disabled, StartFailed,
-        StartTimeout.
+        `worker` holds a lease from then on; "" starts the tenant without one. Raises NotFound, Disabled,
+        StartFailed, StartTimeout.
         """
         tenant = self.get(name)
         service = self.service(name)
@@ -189,7 +189,7 @@ class Supervisor:
                 self._feed(tenant, lifecycle.Abandon(ticket))
 
     def release(self, name: TenantName, worker: str, generation: int) -> None:
-        """A worker gives its lease back. Generation 0: it does not wait for one any more. Unknown ones are ignored."""
+        """A worker gives its lease back; with generation 0, it waits for none any more."""
         tenant = self.tenants.get(name)
         if tenant is None:
             return
@@ -353,8 +353,8 @@ class Supervisor:
             address = await self._carry_out(tenant, action)
             event = lifecycle.Done(action.op, address)
         except UnitDied as error:
-            # What became of the unit is in its properties, which may be here already or not; if they never come, this
-            # operation has failed.
+            # What became of the unit is in its properties, which may be here already or not; if they never
+            # come, this operation has failed.
             event = lifecycle.Failed(action.op, str(error), retry_after_s=self._backoff_s(tenant))
             if judge(tenant.state, tenant.facts, self._backoff_s(tenant)):
                 event = lifecycle.Died(tenant.facts.reason(), tenant.facts.restarting)
@@ -379,7 +379,10 @@ class Supervisor:
                 instance = units.instance(
                     name, self.service(name), action.generation, self.host(name), armed=arm
                 )
-                tenant.instance, tenant.facts = instance, Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous)
+                tenant.instance, tenant.facts = (
+                    instance,
+                    Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous),
+                )
                 await (units.arm(instance) if arm else units.start(instance, tenant.facts))
                 return instance.address
             case Verb.FIRE | Verb.WATCH:

@@ -1,5 +1,6 @@
-"""The operations on tenants' units, as the state machine asks for them: each is one coroutine that ends in success or
-in an exception of this module, and that may be cancelled at any point because the stop that follows cleans up all of it.
+"""The operations on tenants' units, as the state machine asks for them: each is one coroutine that ends in
+success or in an exception of this module, and that may be cancelled at any point because the stop that
+follows cleans up all of it.
 """
 
 import asyncio
@@ -73,7 +74,7 @@ class Instance:
 
 
 class Units:
-    """Starts, arms, freezes and stops tenants' units. `proxy_gid` is the group that may connect to their sockets."""
+    """Starts, arms, freezes and stops tenants' units. Group `proxy_gid` may connect to their sockets."""
 
     def __init__(
         self, systemd: Systemd, version: int, proxy_gid: int, own_addresses: Callable[[], list[str]]
@@ -122,13 +123,14 @@ class Units:
         with suppress(FileNotFoundError):
             os.unlink(path)
         os.mkfifo(path)
-        # Only this tenant sees its gate, in a directory closed to others. It opens it for writing too, see _GATE.
+        # Only this tenant sees its gate, in a directory closed to others. It opens it for writing too, see
+        # _GATE.
         os.chmod(path, 0o666)
         job = await self._launch(instance)
         await self._job_done(job, instance)
 
     async def fire(self, instance: Instance, facts: Facts) -> None:
-        """Let the app go on whose unit is armed, and wait until it is ready. Raises UnitFailed, UnitTimeout."""
+        """Open the gate of an armed unit, and wait until the app is ready. Raises UnitFailed, UnitTimeout."""
         path = gate_path(instance.name)
         try:
             instance.gate = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -168,7 +170,7 @@ class Units:
             raise UnitFailed(f"cannot be thawed: {error}") from error
 
     async def stop(self, name: TenantName, service: Service | None) -> None:
-        """Stop the unit, whatever state it is in, until no process of it is left. Raises UnitFailed, UnitTimeout."""
+        """Stop the unit, until no process of it is left. Raises UnitFailed, UnitTimeout."""
         timeout_s = (service.stop_timeout_s if service else 90.0) + _JOB_MARGIN_S
         try:
             result = await (await self._systemd.stop(name.unit)).result(timeout_s)
@@ -296,7 +298,7 @@ class Units:
         return listener
 
     async def _open_socket(self, instance: Instance, timeout_s: float) -> float:
-        """Let the proxy connect to the socket that the app makes; gives the time that is left for the rest."""
+        """Let the proxy connect to the socket that the app makes; gives the seconds left for the rest."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause_s = 0.001
@@ -310,8 +312,8 @@ class Units:
     def _let_proxy_in(self, path: str) -> bool:
         """Whether there is a socket at `path`, which the proxy's group may now use.
 
-        The directory is the tenant's: a link to another file must not be followed, so the file is held open while its
-        kind is checked and its mode changed.
+        The directory is the tenant's: a link to another file must not be followed, so the file is held open
+        while its kind is checked and its mode changed.
         """
         try:
             fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -334,8 +336,8 @@ class Units:
         for listener in found:
             if listener.everywhere:
                 raise UnitFailed(
-                    f"listens on every address of the host ({listener.address}), where the internet and other tenants "
-                    "reach it past the proxy: make it listen on $HOST (127.0.0.1)"
+                    f"listens on every address of the host ({listener.address}), where the internet and "
+                    "other tenants reach it past the proxy: make it listen on $HOST (127.0.0.1)"
                 )
         if any(listener.uid != uid for listener in found):
             raise UnitFailed(f"its port {port} is held by a process of another user")

@@ -1,7 +1,7 @@
 """What systemd's property changes mean for a tenant. Pure.
 
-systemd announces each change of a unit twice: first its service properties (exit status, main PID), then its unit
-properties (state). So when the second arrives, the facts of both are complete.
+systemd announces each change of a unit twice: first its service properties (exit status, main PID), then its
+unit properties (state). So when the second arrives, the facts of both are complete.
 """
 
 import signal
@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from tenement.lifecycle import Died, Event, Goal, Leave, Restarted, State
 
-# Exit codes of systemd's own, when it could not run the program at all (systemd.exec(5), "Process Exit Codes").
+# Exit codes of systemd's own, when it could not run the program at all (systemd.exec(5), "Process Exit
+# Codes").
 _EXEC_FAILURES: Final = {
     200: "the working directory cannot be entered",
     202: "a file descriptor could not be set up",
@@ -52,8 +53,8 @@ _WANTED: Final = frozenset(
 class Facts:
     """What systemd said about a tenant's unit, as far as it matters here.
 
-    `previous` is the invocation before this start, whose last changes may still be on their way; `invocation` is the
-    one that was last seen active.
+    `previous` is the invocation before this start, whose last changes may still be on their way; `invocation`
+    is the one that was last seen active.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +111,7 @@ class Facts:
 
 
 def judge(state: State, facts: Facts, backoff_max_s: float) -> list[Event]:
-    """What happened to a tenant in `state`, whose unit now is as `facts` tell; changes only `facts.invocation`."""
+    """What happened to a tenant in `state`, with its unit as `facts` tell; changes `facts.invocation` only."""
     if state in (State.ASLEEP, State.QUEUED, State.DISABLED, State.FAILED, State.STOPPING, State.GONE):
         return []
     if facts.invocation_id() in (None, facts.previous):
@@ -127,7 +128,8 @@ def judge(state: State, facts: Facts, backoff_max_s: float) -> list[Event]:
             clean = facts.values.get("Result", "success") == "success"
             return [Died(facts.reason(), restarts=False, clean=clean, retry_after_s=1.0)]
         case "deactivating":
-            # With the main process alive this is a stop that somebody else asked for; without, a crash under way.
+            # With the main process alive this is a stop that somebody else asked for; without, a crash under
+            # way.
             if facts.values.get("MainPID") and state not in (State.ARMING, State.ARMED, State.DRAINING):
                 return [Leave(Goal.SLEEP, "stopped through systemd")]
     return []

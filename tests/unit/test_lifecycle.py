@@ -241,7 +241,8 @@ WORKERS = st.sampled_from(["w1", "w2", "w3"])
 class AnyInterleaving(RuleBasedStateMachine):
     """Workers that keep the protocol, a unit that may do anything, an operator in a hurry.
 
-    The model knows which requests are really in flight; the machine under test must never stop or freeze under them.
+    The model knows which requests are really in flight; the machine under test must never stop or freeze
+    under them.
     """
 
     def __init__(self) -> None:
