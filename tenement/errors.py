@@ -204,6 +204,11 @@ def _row(cls: type[TenementError]) -> _Row:
     return next((_TABLE[base] for base in cls.__mro__ if base in _TABLE), _TABLE[Internal])
 
 
+def exit_codes() -> list[tuple[int, str]]:
+    """The exit status of each class of errors and the sentence that says what the class means."""
+    return [(row.exit_code, (cls.__doc__ or "").partition("\n")[0]) for cls, row in _TABLE.items()]
+
+
 def from_dbus(name: str, text: str) -> TenementError:
     """The error for a D-Bus error's name and text; Internal for names that are not tenement's."""
     code = name.removeprefix(DBUS_PREFIX) if name.startswith(DBUS_PREFIX) else ""
