@@ -1,0 +1,572 @@
+"""One request's life: from its head to the last byte of its answer.
+
+    route -> limits -> lease -> connection -> request out, answer back -> lease and connection returned
+
+Everything happens in callbacks, from the client's side (`server`) and the app's (`upstream`); a request that finds its
+lease and a connection waiting needs no task. What comes next is decided by few facts: whether the request is all there
+(`request_done`), whether the answer has begun (`_begun`), and whether all is over (`_over`). Until the answer has
+begun a fault becomes an answer; afterwards the connection to the client breaks off, so that it can tell.
+"""
+
+import logging
+import re
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from tenement.errors import TenementError
+from tenement.proxy.access import Entry
+from tenement.proxy.framing import UNTIL_CLOSE, BadFraming, Chunked, Framing, of_body
+from tenement.proxy.hosts import BadHost
+from tenement.proxy.leases import Lease
+from tenement.proxy.request_head import RequestHead
+from tenement.proxy.response_head import ResponseHead
+from tenement.proxy.routes import Policy, Root, Service, Tenant
+from tenement.proxy.upstream import UpstreamConnection, UpstreamPool
+
+if TYPE_CHECKING:
+    from tenement.proxy.limits import Gate
+    from tenement.proxy.server import ClientConnection
+    from tenement.proxy.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_MAX_CONNECTS: Final = 3
+_OVERLOADED_RETRY_S: Final = 1.0
+_GONE_AWAY: Final = 499
+_NEVER: Final = float("inf")
+_CODING: Final = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_answer_length",
+        "_attempts",
+        "_begun",
+        "_client",
+        "_closes",
+        "_deadline",
+        "_gate",
+        "_half_closed",
+        "_lease",
+        "_over",
+        "_paused_since",
+        "_policy",
+        "_received",
+        "_request",
+        "_retried",
+        "_silent_since",
+        "_started",
+        "_status",
+        "_sent",
+        "_target_name",
+        "_tenant",
+        "_upstream",
+        "_waiting",
+        "_window_at",
+        "_window_bytes",
+        "_worker",
+        "decodes_chunks",
+        "head",
+        "request_done",
+        "takes_body",
+        "tunnel",
+    )
+
+    def __init__(self, worker: "Worker", client: "ClientConnection", head: RequestHead) -> None:
+        self._worker = worker
+        self._client = client
+        self.head = head
+        self.request_done = head.length == 0
+        self.takes_body = False
+        self.tunnel = False
+        self.decodes_chunks = head.minor == 0
+        self._started = monotonic()
+        self._tenant: Tenant | None = None
+        self._target_name = ""
+        self._lease: Lease[UpstreamPool] | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._gate: Gate | None = None
+        self._request: Framing | None = None
+        self._waiting = False
+        self._begun = False
+        self._over = False
+        self._closes = False
+        self._retried = False
+        self._attempts = 0
+        self._status = 0
+        self._sent = 0
+        self._answer_length = 0
+        self._deadline = _NEVER
+        self._half_closed = False
+        self._silent_since = _NEVER
+        self._paused_since = _NEVER
+
+    def begin(self) -> None:
+        """Find the target and go as far as nothing has to be waited for."""
+        head = self.head
+        worker = self._worker
+        if not head.request_id:
+            head.request_id = worker.next_request_id()
+        try:
+            target = worker.table.find(head.host, head.target)
+        except BadHost as error:
+            self.answer(400, detail=str(error))
+            return
+        if type(target) is not Tenant:
+            if target is None:
+                self.answer(404)
+                return
+            if type(target) is Root:
+                self._begin_root(target)
+                return
+            assert type(target) is Service
+            chosen = target.choose_at_random()
+            if chosen is None:
+                self.answer(503, retry_after_s=_OVERLOADED_RETRY_S)
+                return
+            target = chosen
+        self._tenant = target
+        self._target_name = target.name
+        self._policy: Policy = target.policy
+        if not target.enabled:
+            self.answer(503)
+            return
+        if head.end > target.policy.max_header_bytes > 0:
+            self.answer(431, close=True)
+            return
+        if target.limited and not self._within_limits(target):
+            return
+        lease = worker.leases.held.get(target.name)
+        if lease is None:
+            self._waiting = True
+            worker.leases.wait(target, self)
+            return
+        lease.active += 1
+        self._lease = lease
+        self._send(lease)
+
+    # What the client's connection calls
+
+    def client_body(self, data: bytes) -> bytes:
+        """Pass on some of the request's body; what follows the request is given back."""
+        framing = self._request
+        assert framing is not None and self._upstream is not None
+        try:
+            passed, rest = framing.feed(data)
+        except BadFraming as error:
+            self._fail(400, detail=f"The request's body is malformed: {error}")
+            return b""
+        if isinstance(framing, Chunked) and framing.payload_bytes > self._policy.max_body_bytes > 0:
+            self._fail(413)
+            return b""
+        self._received += len(passed)
+        if framing.done:
+            self.request_done = True
+            self.takes_body = False
+            self._await_answer()
+        if passed:
+            self._upstream.write(passed)
+        return rest
+
+    def client_sent(self, data: bytes) -> None:
+        """Pass on bytes of an upgraded connection."""
+        assert self._upstream is not None
+        self._upstream.write(data)
+        if self._half_closed:
+            self._silent_since = self._worker.now
+
+    def client_ended(self) -> bool:
+        """The client closed its direction. Whether the other one stays open."""
+        if self.tunnel and self._upstream is not None:
+            if self._half_closed:
+                self._finish_tunnel()
+                return False
+            self._half_closed = True
+            self._silent_since = monotonic()
+            self._upstream.write_eof()
+            return True
+        if not self.request_done:
+            return False
+        self._half_closed = True
+        self._silent_since = monotonic()
+        return True
+
+    def client_lost(self) -> None:
+        """The client is gone: so is everything done for it."""
+        if not self._over:
+            self._status = self._status or _GONE_AWAY
+            self._let_go(reusable=False)
+
+    def client_paused(self) -> None:
+        """The client takes nothing more for now: neither do we from the app."""
+        self._paused_since = monotonic()
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def client_resumed(self) -> None:
+        """The client takes more."""
+        self._paused_since = _NEVER
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines."""
+        settings = self._worker.settings
+        if now >= self._deadline:
+            self._deadline = _NEVER
+            self._fail(504)
+        elif self.takes_body and not self._begun:
+            self._check_progress(now)
+        elif now - self._paused_since >= settings.stalled_client_s:
+            self._break_off()
+        elif self._half_closed:
+            limit_s = settings.tunnel_half_closed_s if self.tunnel else settings.half_closed_s
+            if now - self._silent_since >= limit_s:
+                self._break_off()
+
+    # What the leases call
+
+    def lease_granted(self, lease: Lease[UpstreamPool]) -> None:
+        """See leases.Waiter."""
+        self._waiting = False
+        self._lease = lease
+        self._send(lease)
+
+    def lease_failed(self, error: TenementError) -> None:
+        """See leases.Waiter."""
+        self._waiting = False
+        log.info("%s: no lease: %s", self._target_name, error)
+        status = error.http_status
+        retry_after_s = error.retry_after_s
+        if status in (502, 503, 504) and retry_after_s is None and error.code != "Disabled":
+            retry_after_s = _OVERLOADED_RETRY_S
+        self.answer(status, retry_after_s=retry_after_s)
+
+    # What the connection to the app calls; see upstream.Answered
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """A connection is there: send the request on it."""
+        if self._over:
+            connection.end(reusable=True)
+            return
+        head = self.head
+        self._upstream = connection
+        connection.begin(
+            self,
+            head.relay
+            + self._client.origin_fields(head)
+            + b"\r\nX-Request-Id: "
+            + head.request_id
+            + b"\r\n\r\n",
+            to_head=head.method == b"HEAD",
+        )
+        if self._paused_since != _NEVER:
+            connection.pause()
+        if self.request_done:
+            self._await_answer()
+        else:
+            self._request = of_body(head.length)
+            self._received = 0
+            self._window_at, self._window_bytes = monotonic(), 0
+            self.takes_body = True
+            self._client.feed_body()
+
+    def connect_failed(self, error: OSError | TimeoutError) -> None:
+        """No connection: nothing of the request was sent, so another lease may do better."""
+        if self._over:
+            return
+        lease = self._lease
+        assert lease is not None
+        self._attempts += 1
+        log.info("%s: no connection to %s: %s", self._target_name, lease.address, error)
+        if self._tenant is None or not isinstance(error, (ConnectionError, FileNotFoundError)):
+            self.answer(502 if self._tenant is not None else 503)
+            return
+        self._worker.leases.refused(lease, "refused")
+        if self._attempts >= _MAX_CONNECTS:
+            self.answer(502)
+            return
+        self._lease = None
+        self._worker.leases.finish(lease)
+        self._waiting = True
+        self._worker.leases.wait(self._tenant, self)
+
+    def answer_interim(self, head: ResponseHead, data: bytes) -> None:
+        """Pass on 100, 103 and the like, to those who may know them."""
+        if self.head.minor == 1:
+            self._write(data if head.relay is None else head.relay + b"\r\n\r\n")
+
+    def answer_switches(self, head: ResponseHead, data: bytes, rest: bytes) -> None:
+        """The app upgrades the connection: from here on bytes pass both ways."""
+        asked = {each.strip() for each in self.head.upgrade.split(b",") if each.strip()}
+        if not head.upgrade or not {each.strip() for each in head.upgrade.split(b",")} <= asked:
+            self.answer_broken("it switches to a protocol that was not asked for")
+            return
+        self._status = 101
+        self._begun = True
+        self.tunnel = True
+        self._deadline = _NEVER
+        self._closes = True
+        self._write(data + rest)
+        early = self._client.take_buffered()
+        if early and self._upstream is not None:
+            self._upstream.write(early)
+
+    def answer_whole(self, head: ResponseHead, data: bytes) -> None:
+        """Pass on an answer that has come at once."""
+        self._status = head.status
+        self._begun = True
+        if head.relay is None and self.head.keep_alive and self.request_done and self.head.minor:
+            if self._worker.draining:
+                self._closes = True
+                self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
+            else:
+                self._sent += len(data)
+                self._client.write(data)
+        else:
+            self._closes = self._closes_after(head)
+            self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
+        self._finish(head.persistent)
+
+    def answer_begins(self, head: ResponseHead, data: bytes) -> None:
+        """Pass on the head of an answer."""
+        self._status = head.status
+        self._begun = True
+        self._deadline = _NEVER
+        self._closes = self._closes_after(head)
+        self._answer_length = head.length
+        self._write(self._head_to_client(head, data))
+
+    def answer_continues(self, data: bytes) -> None:
+        """Pass on some of the body."""
+        self._write(data)
+
+    def answer_ends(self, data: bytes, reusable: bool) -> None:
+        """Pass on the last of the body."""
+        if data:
+            self._write(data)
+        self._finish(reusable)
+
+    def answer_broken(self, reason: str) -> None:
+        """An answer that must not be passed on."""
+        log.warning(
+            "%s: the app's answer to %s is refused: %s", self._target_name, self.head.method.decode(), reason
+        )
+        self._fail(502)
+
+    def app_lost(self, error: Exception | None) -> None:
+        """The connection to the app ended too early."""
+        upstream, lease = self._upstream, self._lease
+        if self._over or upstream is None or lease is None:
+            return
+        if self.tunnel:
+            self._finish_tunnel()
+            return
+        self._upstream = None
+        reused = upstream.uses > 1
+        if reused and not upstream.heard and not self._retried and self.head.safe_to_repeat:
+            self._retried = True  # The app closed an idle connection just then; see `upstream`.
+            self._deadline = _NEVER
+            lease.pool.connect(self)
+            return
+        log.info(
+            "%s: the app closed the connection before the end of its answer: %s", self._target_name, error
+        )
+        if not reused and not upstream.heard and self._tenant is not None and not lease.retired:
+            self._worker.leases.report(lease, "reset")
+        self._fail(503 if isinstance(error, ConnectionAbortedError) else 502)
+
+    def app_sent(self, data: bytes) -> None:
+        """Pass on bytes of an upgraded connection."""
+        self._write(data)
+
+    def app_ended(self) -> None:
+        """The app closed its direction of an upgraded connection."""
+        if self._half_closed:
+            self._finish_tunnel()
+            return
+        self._half_closed = True
+        self._silent_since = monotonic()
+        self._client.write_eof()
+
+    def app_paused(self) -> None:
+        """The app takes no more of the request for now."""
+        self._client.pause_body()
+
+    def app_resumed(self) -> None:
+        """The app takes more of the request."""
+        self._window_at, self._window_bytes = monotonic(), self._received
+        self._client.resume_body()
+
+    # Private: the way to the app
+
+    def _begin_root(self, root: Root) -> None:
+        """Send a request to tenement's own API: no tenant, no lease."""
+        self._target_name = root.name
+        self._policy = root.policy
+        lease = self._worker.leases.fixed(root.name, root.address)
+        lease.active += 1
+        self._lease = lease
+        self._send(lease)
+
+    def _within_limits(self, tenant: Tenant) -> bool:
+        """Check what the service limits; answers if a limit is reached."""
+        policy = tenant.policy
+        if self.head.length > policy.max_body_bytes > 0:
+            self.answer(413)
+            return False
+        if not (policy.max_requests or policy.rate_limit_rps):
+            return True
+        gate = self._worker.gates.of(tenant.name, self._started, policy.rate_limit_rps)
+        if gate.in_flight >= policy.max_requests > 0:
+            self.answer(503, retry_after_s=_OVERLOADED_RETRY_S)
+            return False
+        if policy.rate_limit_rps and (wait_s := gate.take(self._started, policy.rate_limit_rps)):
+            self.answer(429, retry_after_s=wait_s)
+            return False
+        gate.in_flight += 1
+        self._gate = gate
+        return True
+
+    def _send(self, lease: Lease[UpstreamPool]) -> None:
+        """Send the request on a pooled connection, or on a new one."""
+        connection = lease.pool.take(self._started, repeatable=self.head.safe_to_repeat)
+        if connection is None:
+            lease.pool.connect(self)
+        else:
+            self.connected(connection)
+
+    def _await_answer(self) -> None:
+        """All of the request is sent: the answer has to begin within request_timeout."""
+        if not self._begun and self._policy.request_timeout_s:
+            self._deadline = monotonic() + self._policy.request_timeout_s
+
+    def _check_progress(self, now: float) -> None:
+        """Refuse a body that trickles; a client that we hold back ourselves is not blamed."""
+        settings = self._worker.settings
+        if now - self._window_at < settings.body_window_s:
+            return
+        slow = self._received - self._window_bytes < settings.body_window_bytes
+        if slow and not self._client.body_is_paused and not self.head.expects_continue:
+            self._fail(408)
+            return
+        self._window_at, self._window_bytes = now, self._received
+
+    # Private: the way back
+
+    def _write(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._client.write(data)
+        if self._half_closed:
+            self._silent_since = monotonic()
+
+    def _closes_after(self, head: ResponseHead) -> bool:
+        """Whether the client's connection ends with this answer."""
+        return (
+            not self.head.keep_alive
+            or not self.request_done
+            or head.length == UNTIL_CLOSE
+            or (self.head.minor == 0 and head.length < 0)
+            or self._worker.draining
+        )
+
+    def _head_to_client(self, head: ResponseHead, data: bytes) -> bytes:
+        """The answer's head with this hop's own Connection field, where one is needed."""
+        lines = data[:-4] if head.relay is None else head.relay
+        if self.head.minor == 0:
+            if head.length < 0:
+                lines = _CODING.sub(b"", lines)
+            return lines + (
+                b"\r\nConnection: close\r\n\r\n" if self._closes else b"\r\nConnection: keep-alive\r\n\r\n"
+            )
+        return lines + (b"\r\nConnection: close\r\n\r\n" if self._closes else b"\r\n\r\n")
+
+    def answer(
+        self, status: int, *, retry_after_s: float | None = None, close: bool = False, detail: str = ""
+    ) -> None:
+        """Answer in the app's place."""
+        head = self.head
+        self._status = status
+        self._begun = True
+        self._closes = close or not self.request_done or not head.keep_alive or self._worker.draining
+        self._write(
+            self._worker.pages.answer(
+                status,
+                accept=head.accept,
+                request_id=head.request_id,
+                retry_after_s=retry_after_s,
+                close=self._closes,
+                keep_alive=head.minor == 0 and not self._closes,
+                to_head=head.method == b"HEAD",
+                detail=detail,
+            )
+        )
+        self._finish(False)
+
+    def _fail(self, status: int, detail: str = "") -> None:
+        """End with an answer if none has begun, or break off the one that has."""
+        if self._over:
+            return
+        if self._begun:
+            self._break_off()
+        else:
+            self.answer(status, detail=detail, close=status == 400)
+
+    def _break_off(self) -> None:
+        """End in a way that the client cannot take for a complete answer."""
+        ambiguous = self._answer_length == UNTIL_CLOSE and not self.tunnel
+        self._let_go(reusable=False)
+        self._client.break_off(reset=ambiguous)
+
+    def _finish(self, reusable: bool) -> None:
+        """End an exchange whose answer is complete."""
+        unread = not self.request_done
+        self._let_go(reusable=reusable and not unread)
+        self._client.finished(keep_alive=not self._closes, unread=unread)
+
+    def _finish_tunnel(self) -> None:
+        """End an upgraded connection: what is on its way to the client still gets there."""
+        self._let_go(reusable=False)
+        self._client.finished(keep_alive=False, unread=False)
+
+    def _let_go(self, *, reusable: bool) -> None:
+        """Return everything that was taken, once."""
+        self._over = True
+        self.takes_body = False
+        self._deadline = _NEVER
+        worker = self._worker
+        if self._waiting and self._tenant is not None:
+            self._waiting = False
+            worker.leases.give_up(self._tenant, self)
+        upstream = self._upstream
+        if upstream is not None:
+            self._upstream = None
+            if reusable and self._paused_since != _NEVER:
+                upstream.resume()
+            upstream.end(reusable=reusable)
+        if self._lease is not None:
+            worker.leases.finish(self._lease)
+            self._lease = None
+        if self._gate is not None:
+            self._gate.in_flight -= 1
+            self._gate = None
+        if self._status >= worker.access.threshold:
+            self._log()
+
+    def _log(self) -> None:
+        head = self.head
+        self._worker.access.add(
+            Entry(
+                self._target_name,
+                head.method,
+                self._status,
+                monotonic() - self._started,
+                self._sent,
+                head.request_id,
+                head.host,
+                head.target,
+                self._client.peer,
+            )
+        )

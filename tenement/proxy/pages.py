@@ -1,0 +1,127 @@
+"""Answers of the proxy's own: pages from `templates/errors`, or JSON, as the client's Accept asks.
+
+Templates are rendered once, at start, for each status; a request costs one replacement. Nothing of the request is in a
+page but its id.
+"""
+
+import json
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+INSTALLED: Final = Path("/usr/share/tenement/templates/errors")
+"""Where the package puts the templates."""
+
+_ID: Final = "@REQUEST-ID@"
+_TEXTS: Final[dict[int, str]] = {
+    400: "The request could not be understood.",
+    404: "There is nothing at this address.",
+    408: "The request took too long to arrive.",
+    413: "What was sent is larger than this service accepts.",
+    414: "The address is too long.",
+    429: "Too many requests. Please try again in a moment.",
+    431: "The request's headers are too large.",
+    500: "Something went wrong here.",
+    501: "This is not offered here.",
+    502: "The service did not give a proper answer.",
+    503: "The service is not available right now. Please try again in a moment.",
+    504: "The service took too long to answer.",
+    505: "This version of HTTP is not spoken here.",
+}
+_WAITING: Final = "waiting.html"
+
+
+def directory() -> Path:
+    """Where the templates are: beside the source if this runs from there, or where the package puts them."""
+    source = Path(__file__).parents[2] / "templates" / "errors"
+    return source if source.is_dir() else INSTALLED
+
+
+class Pages:
+    """Rendered pages. `directory` has `error.html`, `waiting.html`, and may have one like `404.html` for a status."""
+
+    def __init__(self, directory: Path) -> None:
+        environment = Environment(
+            loader=FileSystemLoader(directory),
+            autoescape=select_autoescape(),
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        names = set(environment.list_templates())
+        self._html: dict[int, str] = {}
+        for status, text in _TEXTS.items():
+            name = f"{status}.html" if f"{status}.html" in names else "error.html"
+            page = environment.get_template(name)
+            self._html[status] = page.render(
+                status=status, title=HTTPStatus(status).phrase, text=text, request_id=_ID
+            )
+        self._waiting = environment.get_template(_WAITING).render(request_id=_ID)
+
+    def answer(
+        self,
+        status: int,
+        *,
+        accept: str = "",
+        request_id: bytes = b"",
+        retry_after_s: float | None = None,
+        close: bool = False,
+        keep_alive: bool = False,
+        to_head: bool = False,
+        detail: str = "",
+    ) -> bytes:
+        """The whole answer. `detail`, for JSON and plain refusals, must hold nothing internal; `close` and
+        `keep_alive` say it in the Connection field."""
+        if "text/html" in accept:
+            kind, body = (
+                "text/html; charset=utf-8",
+                self._html[status].replace(_ID, request_id.decode()).encode(),
+            )
+        else:
+            kind = "application/json"
+            body = _as_json(status, detail, request_id)
+        return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head)
+
+    def waiting(self, *, request_id: bytes, close: bool, keep_alive: bool, to_head: bool) -> bytes:
+        """The page that reloads itself until the service is awake."""
+        body = self._waiting.replace(_ID, request_id.decode()).encode()
+        return _assemble(503, "text/html; charset=utf-8", body, request_id, 1.0, close, keep_alive, to_head)
+
+
+def _as_json(status: int, detail: str, request_id: bytes) -> bytes:
+    content: dict[str, object] = {
+        "status": status,
+        "error": HTTPStatus(status).phrase,
+        "detail": detail or _TEXTS[status],
+    }
+    if request_id:
+        content["request_id"] = request_id.decode()
+    return json.dumps(content).encode() + b"\n"
+
+
+def _assemble(
+    status: int,
+    kind: str,
+    body: bytes,
+    request_id: bytes,
+    retry_after_s: float | None,
+    close: bool,
+    keep_alive: bool,
+    to_head: bool,
+) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+    ]
+    if request_id:
+        lines.append(f"X-Request-Id: {request_id.decode()}")
+    if retry_after_s is not None:
+        lines.append(f"Retry-After: {max(1, round(retry_after_s + 0.499))}")
+    if close:
+        lines.append("Connection: close")
+    elif keep_alive:
+        lines.append("Connection: keep-alive")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if to_head else body)

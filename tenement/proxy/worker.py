@@ -1,0 +1,221 @@
+"""The worker: wires the parts, watches deadlines, and ends without losing a request.
+
+On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), closes idle ones, lets
+requests in flight finish, answers the last one on each connection with `Connection: close`, and cuts what is left at
+the drain deadline.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Final, NamedTuple
+
+import sdnotify
+
+from tenement.proxy.access import AccessLog
+from tenement.proxy.bus import ManagerBus
+from tenement.proxy.forwarded import TrustedProxies
+from tenement.proxy.leases import Bus, Leases
+from tenement.proxy.limits import Gates
+from tenement.proxy.pages import Pages
+from tenement.proxy.routes import Change, Document, Table
+from tenement.proxy.server import ClientConnection
+from tenement.proxy.settings import Settings
+from tenement.proxy.upstream import Connector, UpstreamPool
+
+log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 4096
+_DRAIN_POLL_S: Final = 0.05
+
+
+class Listener(NamedTuple):
+    """A listening socket, and the scheme that is spoken on it."""
+
+    sock: socket.socket
+    scheme: bytes
+
+
+class Worker:
+    """One worker process. `bus` is the manager, as leases need it."""
+
+    def __init__(
+        self, pages: Pages, settings: Settings = Settings(), access: AccessLog | None = None
+    ) -> None:
+        self.settings = settings
+        self.pages = pages
+        self.access = access or AccessLog()
+        self.table = Table(Document())
+        self.trusted = TrustedProxies(())
+        self.max_head_bytes = settings.max_head_bytes
+        self.gates = Gates()
+        self.draining = False
+        self.now = monotonic()
+        self.ready = asyncio.Event()
+        self.leases: Leases[UpstreamPool]
+        self._connector = Connector(settings)
+        self._clients: dict[ClientConnection, None] = {}
+        self._servers: list[asyncio.Server] = []
+        self._id_prefix = secrets.token_hex(6).encode()
+        self._id_count = 0
+
+    def use_bus(self, bus: Bus) -> None:
+        """Take leases from this manager. To be called once, first."""
+        self.leases = Leases(bus, self._make_pool, linger_s=self.settings.lease_linger_s)
+
+    def next_request_id(self) -> bytes:
+        """An id that no other request has."""
+        self._id_count += 1
+        return b"%b%010x" % (self._id_prefix, self._id_count)
+
+    # What the manager says; see bus.Listener
+
+    def routes_replaced(self, text: str) -> None:
+        """Use a new routes document. Raises msgspec.MsgspecError for one that cannot be read."""
+        self.table = Table.decode(text)
+        document = self.table.document
+        self.trusted = TrustedProxies(document.trusted_proxies)
+        self.access.set_mode(document.access_log)
+        sizes = [policy.max_header_bytes for policy in document.services.values()]
+        self.max_head_bytes = max([self.settings.max_head_bytes, *sizes])
+        self.ready.set()
+
+    def routes_changed(self, change: Change) -> None:
+        """Follow a change of some tenants."""
+        self.table.apply(change)
+
+    def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
+        """A lease was called back."""
+        self.leases.revoked(service, id_, generation, reason)
+
+    def manager_back(self) -> None:
+        """A new manager knows none of our leases."""
+        self.leases.manager_back()
+
+    # Connections
+
+    async def listen(self, listeners: Sequence[Listener]) -> None:
+        """Accept connections."""
+        loop = asyncio.get_running_loop()
+        for sock, scheme in listeners:
+            _set_listener_options(sock)
+            server = await loop.create_server(
+                lambda scheme=scheme: ClientConnection(self, scheme),  # type: ignore[misc]
+                sock=sock,
+                backlog=_BACKLOG,
+            )
+            self._servers.append(server)
+
+    def add_client(self, client: ClientConnection) -> None:
+        """Count a new connection; at the limit the one idle for longest goes, or the new one is turned away."""
+        if len(self._clients) >= self.settings.max_connections:
+            oldest = next((each for each in self._clients if each.idle), None)
+            if oldest is None:
+                self._clients[client] = None
+                client.turn_away()
+                return
+            oldest.abort()
+        self._clients[client] = None
+
+    def remove_client(self, client: ClientConnection) -> None:
+        """A connection is gone."""
+        self._clients.pop(client, None)
+
+    async def sweep(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Look at all deadlines, again and again, until cancelled; call `alive` each time."""
+        while True:
+            await asyncio.sleep(self.settings.sweep_interval_s)
+            now = self.now = monotonic()
+            for client in list(self._clients):
+                client.sweep(now)
+            self.leases.sweep(now)
+            for lease in self.leases.held.values():
+                lease.pool.sweep(now)
+            self.gates.sweep(now)
+            self.access.flush()
+            alive()
+
+    async def drain(self) -> None:
+        """End: see the top of the module."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for client in list(self._clients):
+            client.drain()
+        deadline = monotonic() + self.settings.drain_s
+        while self._clients and monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._clients:
+            log.warning(
+                "drain: cutting %d connections at the end of %g s", len(self._clients), self.settings.drain_s
+            )
+        for client in list(self._clients):
+            client.abort()
+        await asyncio.sleep(0)
+        await self._connector.close()
+        await self.leases.close()
+        self.access.flush()
+        self.access.close()
+
+    # Private
+
+    def _make_pool(self, address: str) -> UpstreamPool:
+        return UpstreamPool(address, self._connector, self.settings)
+
+
+def _set_listener_options(sock: socket.socket) -> None:
+    """Options that accepted connections inherit: no Nagle, and an end to peers that vanished without a word."""
+    sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+async def run(listeners: Sequence[Listener], templates: Path, bus_address: str | None = None) -> None:
+    """Work until SIGTERM or SIGINT, then drain. `bus_address` None is the system bus."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    notifier = sdnotify.SystemdNotifier()
+    worker = Worker(Pages(templates))
+    bus = ManagerBus(worker, address=bus_address)
+    worker.use_bus(bus)
+    background = [
+        loop.create_task(bus.run()),
+        loop.create_task(worker.sweep(partial(notifier.notify, "WATCHDOG=1"))),
+    ]
+    try:
+        notifier.notify("STATUS=Waiting for the manager's routes")
+        await _either(stopped, worker.ready)
+        if not stopped.is_set():
+            await worker.listen(listeners)
+            notifier.notify("READY=1\nSTATUS=Serving")
+            await stopped.wait()
+        notifier.notify("STOPPING=1\nSTATUS=Draining")
+        await worker.drain()
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
