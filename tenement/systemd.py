@@ -73,7 +73,7 @@ def unit_from_path(path: str) -> str | None:
 
 
 class Job:
-    """A queued job of PID 1; `result()` waits for its end: "done", "failed", "canceled", "frozen" and more."""
+    """A queued job of PID 1; `result()` waits for its end: "done", "failed", "canceled", "frozen", ..."""
 
     def __init__(self, future: asyncio.Future[str]) -> None:
         self._future = future
@@ -121,7 +121,7 @@ class Systemd:
     async def start_transient(
         self, unit: str, properties: Iterable[Property], fds: Sequence[int] = (), mode: str = "fail"
     ) -> Job:
-        """Create and start a transient unit. Property values of type h index into `fds`. Raises SystemdError."""
+        """Create and start a transient unit. Values of type h index into `fds`. Raises SystemdError."""
         listed = [[p.name, Variant(p.signature, p.value)] for p in properties]
         reply = await self._manager("StartTransientUnit", "ssa(sv)a(sa(sv))", [unit, mode, listed, []], fds)
         return self._job(reply[0])

@@ -1,8 +1,8 @@
 """What systemd is told about a tenant's unit and about the slice of its service. Pure: no I/O.
 
-Each block names what it keeps a tenant from doing. The settings are explained in systemd.exec(5), systemd.service(5)
-and systemd.resource-control(5); the names here are those of the D-Bus interface, with spans of time in
-microseconds and masks as numbers.
+Each block names what it keeps a tenant from doing. The settings are explained in systemd.exec(5),
+systemd.service(5) and systemd.resource-control(5); the names here are those of the D-Bus interface, with
+spans of time in microseconds and masks as numbers.
 """
 
 import ipaddress
@@ -53,7 +53,7 @@ _GATE: Final = '[ ! -p "$0" ] || read -r _ <>"$0"; exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is particular to one start: the port, if the app listens on one, and whether it waits behind a gate."""
+    """What is particular to one start: its port, if it has one, and whether it waits behind a gate."""
 
     generation: int
     port: int | None = None
@@ -61,7 +61,7 @@ class Launch:
 
 
 def socket_path(name: TenantName) -> str:
-    """The unix socket of a tenant. Named after its user: sun_path has room for 108 bytes, two labels may be 126."""
+    """The unix socket of a tenant. Named after its user: sun_path has 108 bytes, two labels may be 126."""
     return f"{SOCKET_ROOT}/{name.user}/http.sock"
 
 
@@ -110,7 +110,7 @@ def slice_unit(service: Service, own_addresses: Iterable[str]) -> list[Property]
 
 
 def environment(service: Service, name: TenantName, launch: Launch) -> dict[str, str]:
-    """The environment of the app: tenement's own variables, then the service's with its placeholders filled in."""
+    """The environment of the app: tenement's own variables, then the service's, placeholders filled in."""
     port = str(launch.port) if launch.port is not None else ""
     own = {
         "DATA_DIR": data_path(name),

@@ -111,7 +111,7 @@ class Facts:
 
 
 def judge(state: State, facts: Facts, backoff_max_s: float) -> list[Event]:
-    """What happened to a tenant in `state`, with its unit as `facts` tell; changes `facts.invocation` only."""
+    """What happened to a tenant in `state`, its unit being as `facts` tell; sets `facts.invocation`."""
     if state in (State.ASLEEP, State.QUEUED, State.DISABLED, State.FAILED, State.STOPPING, State.GONE):
         return []
     if facts.invocation_id() in (None, facts.previous):
