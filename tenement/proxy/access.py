@@ -1,7 +1,8 @@
 """The access log: one structured entry a request in the journal, sent off the hot path.
 
-Entries are collected and sent in the journal's native protocol (systemd's JOURNAL_NATIVE_PROTOCOL): a datagram each,
-from the worker's sweep. A journal that does not keep up costs entries, never a request; how many is logged.
+Entries are collected and sent in the journal's native protocol (systemd's JOURNAL_NATIVE_PROTOCOL): a
+datagram each, from the worker's sweep. A journal that does not keep up costs entries, never a request; how
+many is logged.
 """
 
 import logging
@@ -80,7 +81,9 @@ class AccessLog:
 
 
 def encode(entry: Entry) -> bytes:
-    """The entry as the journal takes it. Line ends cannot occur in any of the values: heads were checked for them."""
+    """The entry as the journal takes it. Line ends cannot occur in any of the values: heads were checked for
+    them.
+    """
     target = entry.target[:1024].decode("utf-8", "backslashreplace")
     host = entry.host.decode("utf-8", "backslashreplace")
     method = entry.method.decode("latin-1")

@@ -1,8 +1,8 @@
 """The worker's side of dev.tenement.Manager1 on the system bus.
 
-One connection, made anew whenever it is lost. Routes are read once and then followed by `RoutesChanged`, whose serials
-tell if one was missed. Signals count only from the owner of the manager's name: anybody on the bus may send a signal
-that looks like its.
+One connection, made anew whenever it is lost. Routes are read once and then followed by `RoutesChanged`,
+whose serials tell if one was missed. Signals count only from the owner of the manager's name: anybody on the
+bus may send a signal that looks like its.
 """
 
 import asyncio
@@ -70,7 +70,9 @@ class Listener(Protocol):
 
 
 class ManagerBus:
-    """The manager, as long as there is one. `run` keeps the connection; the calls raise Unreachable without one."""
+    """The manager, as long as there is one. `run` keeps the connection; the calls raise Unreachable without
+    one.
+    """
 
     def __init__(self, listener: Listener, *, address: str | None = None) -> None:
         """Calls reach the system bus, or the bus at `address`."""
@@ -89,12 +91,13 @@ class ManagerBus:
         try:
             while True:
                 try:
-                    await self._connect()
+                    async with asyncio.timeout(_CALL_TIMEOUT_S):
+                        await self._connect()
                     retry_s = _FIRST_RETRY_S
                     assert self._bus is not None
-                    await self._bus.wait_for_disconnect()
+                    await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
                     log.warning("the system bus closed the connection; connecting again")
-                except (OSError, EOFError, DBusError, TenementError) as error:
+                except (OSError, EOFError, DBusError, TenementError, TimeoutError) as error:
                     log.warning("no connection to the system bus, trying again in %.1f s: %s", retry_s, error)
                 self._drop()
                 await asyncio.sleep(retry_s)
@@ -231,7 +234,9 @@ class ManagerBus:
         )
 
     async def _send(self, message: Message) -> list[Any]:
-        """The body of the reply. Raises the error that the reply is, Unreachable if there was nobody to reply."""
+        """The body of the reply. Raises the error that the reply is, Unreachable if there was nobody to
+        reply.
+        """
         if self._bus is None:
             raise Unreachable("there is no connection to the system bus")
         try:
@@ -244,7 +249,7 @@ class ManagerBus:
             text = str(reply.body[0]) if reply.body else ""
             if reply.error_name in _GONE:
                 raise Unreachable(f"the manager does not answer: {text} ({reply.error_name})")
-            raise from_dbus(reply.error_name, text)
+            raise from_dbus(reply.error_name or "", text)
         return list(reply.body)
 
     def _tell(self, member: str, signature: str, body: list[Any]) -> None:

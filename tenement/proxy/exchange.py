@@ -2,10 +2,11 @@
 
     route -> limits -> lease -> connection -> request out, answer back -> lease and connection returned
 
-Everything happens in callbacks, from the client's side (`server`) and the app's (`upstream`); a request that finds its
-lease and a connection waiting needs no task. What comes next is decided by few facts: whether the request is all there
-(`request_done`), whether the answer has begun (`_begun`), and whether all is over (`_over`). Until the answer has
-begun a fault becomes an answer; afterwards the connection to the client breaks off, so that it can tell.
+Everything happens in callbacks, from the client's side (`server`) and the app's (`upstream`); a request that
+finds its lease and a connection waiting needs no task. What comes next is decided by few facts: whether the
+request is all there (`request_done`), whether the answer has begun (`_begun`), and whether all is over
+(`_over`). Until the answer has begun a fault becomes an answer; afterwards the connection to the client
+breaks off, so that it can tell.
 """
 
 import logging

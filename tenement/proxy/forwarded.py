@@ -1,8 +1,9 @@
-"""The fields that tell an app where a request came from: X-Forwarded-For, -Proto, -Host, X-Real-IP and Forwarded.
+"""The fields that tell an app where a request came from: X-Forwarded-For, -Proto, -Host, X-Real-IP and
+Forwarded.
 
-From an untrusted peer nothing of that kind is believed: it gets the peer's own address. From a trusted proxy the chain
-is kept and the peer appended to it; then the client is the first address from the right that is not a trusted proxy
-(anything further left may have been written by anybody). Forwarded is RFC 7239's.
+From an untrusted peer nothing of that kind is believed: it gets the peer's own address. From a trusted proxy
+the chain is kept and the peer appended to it; then the client is the first address from the right that is not
+a trusted proxy (anything further left may have been written by anybody). Forwarded is RFC 7239's.
 """
 
 from collections.abc import Iterable
@@ -51,16 +52,21 @@ class TrustedProxies:
 def fields(peer: str, scheme: bytes, host: bytes) -> bytes:
     """The field lines for a request of an untrusted peer, each with a line end in front."""
     address = peer.encode()
-    return (
-        b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nX-Real-IP: %b\r\nForwarded: %b"
-        % (address, scheme, host, address, _element(peer, scheme, host))
+    return b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b%b%b" % (
+        address,
+        scheme,
+        host,
+        b"\r\nX-Real-IP: " + address,
+        b"\r\nForwarded: " + _element(peer, scheme, host),
     )
 
 
 def fields_from_proxy(
     peer: str, scheme: bytes, host: bytes, origin: list[tuple[bytes, bytes]], trusted: TrustedProxies
 ) -> bytes:
-    """The field lines for a request of a trusted proxy, with what it said about the origin (lower-case names)."""
+    """The field lines for a request of a trusted proxy, with what it said about the origin (lower-case
+    names).
+    """
     said: dict[bytes, list[bytes]] = {}
     for name, value in origin:
         said.setdefault(name, []).append(value)
@@ -84,7 +90,9 @@ def fields_from_proxy(
 
 
 def client(chain: list[bytes], trusted: TrustedProxies) -> str:
-    """The client's address: the first from the right that is not a trusted proxy's, or the leftmost if all are."""
+    """The client's address: the first from the right that is not a trusted proxy's, or the leftmost if all
+    are.
+    """
     address = chain[-1].decode("latin-1")
     for each in reversed(chain):
         address = _bare(each.decode("latin-1"))

@@ -1,9 +1,10 @@
 """Bodies of messages: where each ends, found while its bytes pass through (RFC 9112, 6 and 7).
 
-A framing is fed what arrives and gives back what may go on and what follows the message. It never recodes: chunks go
-through byte for byte, extensions and trailers included, once they have been found to be well-formed; a chunk-size line
-is held back until it is complete, so that the other side never sees the beginning of a malformed one. Only for
-HTTP/1.0 clients, who do not know chunks, does `Chunked(decode=True)` give the payload alone.
+A framing is fed what arrives and gives back what may go on and what follows the message. It never recodes:
+chunks go through byte for byte, extensions and trailers included, once they have been found to be
+well-formed; a chunk-size line is held back until it is complete, so that the other side never sees the
+beginning of a malformed one. Only for HTTP/1.0 clients, who do not know chunks, does `Chunked(decode=True)`
+give the payload alone.
 """
 
 import re
@@ -26,11 +27,13 @@ _TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 FIELD_LINES: Final = rb"(?:" + _TCHAR + rb"++:[\t -~\x80-\xff]*+\r\n)*+"
 """Field lines with their line ends, any number, as a regular expression: the same in heads and trailers."""
 
-# RFC 9112, 7.1. Fifteen digits stay below 2**63. Extensions may hold any visible text, which cannot end the line early.
+# RFC 9112, 7.1. Fifteen digits stay below 2**63. Extensions may hold any visible text, which cannot end the
+# line early.
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*+;[\t -~\x80-\xff]*+)?\r\n")
 _CHUNK_START: Final = re.compile(rb"[0-9A-Fa-f]{0,15}(?:[ \t]*+(?:;[\t -~\x80-\xff]*+)?)?\r?")
 _TRAILERS: Final = re.compile(FIELD_LINES + rb"\r\n")
-# A trailer must not pass for a field that framed or routed the message (RFC 9110, 6.5.1), nor forge its origin.
+# A trailer must not pass for a field that framed or routed the message (RFC 9110, 6.5.1), nor forge its
+# origin.
 _FORBIDDEN: Final = re.compile(
     rb"(?:^|\n)(?:content-length|transfer-encoding|host|connection|upgrade|te|trailer|authorization|set-cookie|cookie"
     rb"|forwarded|x[-_]forwarded[^:]*|x[-_]real[-_]ip|x[-_]request[-_]id):",
@@ -106,7 +109,9 @@ class _State(Enum):
 
 
 class Chunked:
-    """A chunked body. With `decode`, what goes on is its payload alone. `payload_bytes` counts that in either case."""
+    """A chunked body. With `decode`, what goes on is its payload alone. `payload_bytes` counts that in either
+    case.
+    """
 
     __slots__ = ("_decode", "_held", "_remaining", "_state", "done", "payload_bytes")
 

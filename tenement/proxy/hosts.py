@@ -1,7 +1,8 @@
 """The Host field: folded to the one form that routes are looked up by, or refused.
 
-RFC 9110, 7.2 and RFC 3986, 3.2.2. A folded host is a DNS name in lower case without port and final dot, with labels
-in their ASCII form (`xn--`), or an address literal. An address is well-formed: it is merely no tenant's name.
+RFC 9110, 7.2 and RFC 3986, 3.2.2. A folded host is a DNS name in lower case without port and final dot, with
+labels in their ASCII form (`xn--`), or an address literal. An address is well-formed: it is merely no
+tenant's name.
 """
 
 import re

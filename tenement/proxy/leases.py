@@ -1,21 +1,22 @@
 """The leases of a worker: asked for once per tenant, shared by its requests, given back when unused.
 
-A tenant's bytes flow only under a lease (that is what makes sleep safe), so a lease is in one of these states:
+A tenant's bytes flow only under a lease (that is what makes sleep safe), so a lease is in one of these
+states:
 
     wanted    requests wait, one call of `Lease` is under way for all of them
     held      new requests use it at once; unused for `linger_s` it is released
     retired   revoked, or its app refused a connection: no new request; released when the last one ends, and its
               connections are cut at the drain deadline
 
-A manager that leaves the bus has forgotten every lease. Requests go on meanwhile on what is held; when it is back each
-held lease is asked for anew, and usually comes back for the same address.
+A manager that leaves the bus has forgotten every lease. Requests go on meanwhile on what is held; when it is
+back each held lease is asked for anew, and usually comes back for the same address.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from tenement.errors import StartTimeout, TenementError, Unreachable
 from tenement.proxy.routes import Tenant
@@ -57,7 +58,7 @@ class Pool(Protocol):
 class Waiter(Protocol):
     """A request that waits for a lease. One of the two is called, once, unless the wait was given up."""
 
-    def lease_granted(self, lease: "Lease") -> None:
+    def lease_granted(self, lease: "Lease[Any]") -> None:
         """Go on: the lease already counts this request."""
 
     def lease_failed(self, error: TenementError) -> None:
@@ -240,7 +241,9 @@ class Leases[P: Pool]:
             waiter.lease_granted(lease)
 
     async def _lease(self, tenant: Tenant, wanted: _Wanted) -> Lease[P]:
-        """Call until there is a lease that was not revoked on its way here. A manager that vanishes is waited for."""
+        """Call until there is a lease that was not revoked on its way here. A manager that vanishes is waited
+        for.
+        """
         deadline = self._clock() + tenant.policy.startup_timeout_s + _CALL_MARGIN_S
         retry_s = _FIRST_RETRY_S
         while True:
@@ -265,7 +268,9 @@ class Leases[P: Pool]:
             return self._install(tenant, address, generation)
 
     def _install(self, tenant: Tenant, address: str, generation: int) -> Lease[P]:
-        """Hold what the manager granted; the same grant as one retired here for a refused connection is that one."""
+        """Hold what the manager granted; the same grant as one retired here for a refused connection is that
+        one.
+        """
         for lease in self._retired:
             if lease.name == tenant.name and lease.generation == generation and lease.address == address:
                 self._retired.remove(lease)
@@ -304,7 +309,9 @@ class Leases[P: Pool]:
         await asyncio.gather(*(renew(lease) for lease in list(self.held.values())))
 
     async def _renew(self, lease: Lease[P]) -> None:
-        """Hold a lease again after the manager was away; a tenant that moved meanwhile gets its own new lease."""
+        """Hold a lease again after the manager was away; a tenant that moved meanwhile gets its own new
+        lease.
+        """
         tenant = lease.tenant
         if tenant is None or lease.retired:
             return

@@ -6,7 +6,9 @@ _FORGET_AFTER_S: Final = 60.0
 
 
 class Gate:
-    """Counts a tenant's requests in flight and refills its token bucket; a second's worth of requests may burst."""
+    """Counts a tenant's requests in flight and refills its token bucket; a second's worth of requests may
+    burst.
+    """
 
     __slots__ = ("_at", "_tokens", "in_flight")
 

@@ -1,7 +1,7 @@
 """Answers of the proxy's own: pages from `templates/errors`, or JSON, as the client's Accept asks.
 
-Templates are rendered once, at start, for each status; a request costs one replacement. Nothing of the request is in a
-page but its id.
+Templates are rendered once, at start, for each status; a request costs one replacement. Nothing of the
+request is in a page but its id.
 """
 
 import json
@@ -40,7 +40,9 @@ def directory() -> Path:
 
 
 class Pages:
-    """Rendered pages. `directory` has `error.html`, `waiting.html`, and may have one like `404.html` for a status."""
+    """Rendered pages. `directory` has `error.html`, `waiting.html`, and may have one like `404.html` for a
+    status.
+    """
 
     def __init__(self, directory: Path) -> None:
         environment = Environment(

@@ -1,12 +1,13 @@
 """Heads of requests: the strict reading of RFC 9112, and what of a head goes on to the app.
 
-One regular expression with possessive quantifiers (so it takes linear time) accepts a whole head or none of it. What it
-does not accept is refused and the connection closed: bare CR or LF, NUL, folded lines, a space before the colon.
-Ambiguous framing is refused even where the RFC would let a server guess (two equal Content-Length fields, a
-Transfer-Encoding besides a Content-Length), because the app may guess otherwise: that difference is request smuggling.
+One regular expression with possessive quantifiers (so it takes linear time) accepts a whole head or none of
+it. What it does not accept is refused and the connection closed: bare CR or LF, NUL, folded lines, a space
+before the colon. Ambiguous framing is refused even where the RFC would let a server guess (two equal
+Content-Length fields, a Transfer-Encoding besides a Content-Length), because the app may guess otherwise:
+that difference is request smuggling.
 
-Fields keep their order, case and duplicates. Left out on the way to the app are those that end at this hop (RFC 9110,
-7.6.1), and everything that claims where the request came from: `forwarded` writes that anew.
+Fields keep their order, case and duplicates. Left out on the way to the app are those that end at this hop
+(RFC 9110, 7.6.1), and everything that claims where the request came from: `forwarded` writes that anew.
 """
 
 import re
@@ -24,7 +25,8 @@ _LINE: Final = re.compile(rb"(?:\r\n)?+" + _TCHAR + rb"++ [!-~\x80-\xff]++ HTTP/
 # Nothing that follows can turn this into a head: refused at once instead of at the deadline.
 _BROKEN: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
 
-# CGI and WSGI make the same variable of `X_Forwarded_For` as of `X-Forwarded-For`: it could carry a forged origin.
+# CGI and WSGI make the same variable of `X_Forwarded_For` as of `X-Forwarded-For`: it could carry a forged
+# origin.
 _SPECIAL: Final = re.compile(
     rb"\r\n(host|connection|keep-alive|proxy-connection|proxy-authorization|te|upgrade|http2-settings"
     rb"|content-length|transfer-encoding|expect"
@@ -56,7 +58,9 @@ _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b
 
 
 class BadRequest(Exception):
-    """A request that is refused before anything is asked of anybody; the connection closes after the answer."""
+    """A request that is refused before anything is asked of anybody; the connection closes after the
+    answer.
+    """
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -67,10 +71,10 @@ class BadRequest(Exception):
 class RequestHead:
     """A head that was accepted.
 
-    `length` is the body's in bytes, or CHUNKED. `host` is the field as sent. `upgrade` is the field's value in lower
-    case, empty if there is nothing to upgrade to. `origin` has the fields that claim where the request came from, names
-    in lower case with dashes, values as sent. `relay` is what goes on, without the line ends behind the last field.
-    `end` is the head's size, or where the body begins.
+    `length` is the body's in bytes, or CHUNKED. `host` is the field as sent. `upgrade` is the field's value
+    in lower case, empty if there is nothing to upgrade to. `origin` has the fields that claim where the
+    request came from, names in lower case with dashes, values as sent. `relay` is what goes on, without the
+    line ends behind the last field. `end` is the head's size, or where the body begins.
     """
 
     __slots__ = (
@@ -147,7 +151,9 @@ def parse(data: bytes, max_line: int, max_head: int, max_fields: int) -> Request
 
 
 def check_part(data: bytes, max_line: int, max_head: int, seen: int = 0) -> None:
-    """Refuse what cannot become a head, whatever follows; `seen` bytes were checked before. Raises BadRequest."""
+    """Refuse what cannot become a head, whatever follows; `seen` bytes were checked before. Raises
+    BadRequest.
+    """
     stop = data.find(b"\r\n\r\n", max(2, seen - 3))
     if stop >= 0:
         data = data[: stop + 4]
@@ -169,7 +175,9 @@ def check_part(data: bytes, max_line: int, max_head: int, seen: int = 0) -> None
 
 
 def _read_fields(head: RequestHead) -> tuple[list[tuple[int, int]] | None, list[bytes]]:
-    """Read the fields that matter here into `head`. Returns spans to leave out (None: none), and connection options."""
+    """Read the fields that matter here into `head`. Returns spans to leave out (None: none), and connection
+    options.
+    """
     lines = head.lines
     low = lines.lower()
     host: bytes | None = None
@@ -247,7 +255,9 @@ def _body_length(head: RequestHead, length: bytes | None, coding: bytes | None) 
 def _apply_options(
     head: RequestHead, low: bytes, options: list[bytes], cuts: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Follow the Connection field: what it says of this connection, and the fields it names (RFC 9110, 7.6.1)."""
+    """Follow the Connection field: what it says of this connection, and the fields it names (RFC 9110,
+    7.6.1).
+    """
     if len(options) > _MAX_OPTIONS:
         raise BadRequest(400, "Connection has too many options")
     if b"close" in options:
@@ -291,7 +301,9 @@ def _read_target(head: RequestHead) -> None:
 
 
 def _rebuild(head: RequestHead, cuts: list[tuple[int, int]], options: list[bytes]) -> bytes:
-    """The request line and the fields without those at `cuts`, with the options that this hop asks of the next."""
+    """The request line and the fields without those at `cuts`, with the options that this hop asks of the
+    next.
+    """
     cuts = sorted(set(cuts))
     parts = [b"%b %b HTTP/1.1" % (head.method, head.target)]
     position = 0

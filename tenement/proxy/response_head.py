@@ -1,7 +1,9 @@
-"""Heads of an app's answers: read as strictly as those of requests, since apps are tenants and not trusted either.
+"""Heads of an app's answers: read as strictly as those of requests, since apps are tenants and not trusted
+either.
 
 An app that could make the proxy see the end of an answer where the client does not, would write other answers
-(response splitting). So duplicate or doubtful framing, bare line feeds and malformed fields are not passed on.
+(response splitting). So duplicate or doubtful framing, bare line feeds and malformed fields are not passed
+on.
 """
 
 import re
@@ -28,10 +30,10 @@ class BadResponse(Exception):
 class ResponseHead:
     """A head that was accepted.
 
-    `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `relay` is what goes on to the
-    client, without the line ends behind the last field, or None if that is the head as it came. `persistent` says
-    whether the app keeps the connection, `keep_alive_s` for how long it says it does (None: it does not say).
-    `upgrade` is the field's value in lower case.
+    `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `relay` is what goes on
+    to the client, without the line ends behind the last field, or None if that is the head as it came.
+    `persistent` says whether the app keeps the connection, `keep_alive_s` for how long it says it does (None:
+    it does not say). `upgrade` is the field's value in lower case.
     """
 
     __slots__ = ("end", "keep_alive_s", "length", "persistent", "relay", "status", "upgrade")
@@ -47,7 +49,9 @@ class ResponseHead:
 
 
 def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
-    """The head that `data` begins with; None if it is not complete. `to_head`: it answers HEAD. Raises BadResponse."""
+    """The head that `data` begins with; None if it is not complete. `to_head`: it answers HEAD. Raises
+    BadResponse.
+    """
     match = _HEAD.match(data)
     if match is None:
         if len(data) > max_head:
@@ -89,14 +93,16 @@ def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
     if options:
         cuts = _apply_options(head, low, options, cuts or [])
     if status < 200 or status == 204:
-        # RFC 9110, 8.6 and RFC 9112, 6.1: these have neither, and a client that believes them would wait for a body.
+        # RFC 9110, 8.6 and RFC 9112, 6.1: these have neither, and a client that believes them would wait for
+        # a body.
         if length is not None or chunked:
             if status == 101:
                 raise BadResponse("it switches protocols and announces a body")
             head.persistent = False
             cuts = (cuts or []) + [each.span() for each in _FRAMING.finditer(low)]
     elif status == 304 or to_head:
-        # The fields say what GET would bring. An app that sends a body in spite of them must not reach the next answer.
+        # The fields say what GET would bring. An app that sends a body in spite of them must not reach the
+        # next answer.
         head.persistent = head.persistent and length is None and not chunked
     elif chunked:
         head.length = CHUNKED
@@ -123,7 +129,9 @@ def _number(value: bytes) -> int:
 def _apply_options(
     head: ResponseHead, low: bytes, options: list[bytes], cuts: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Follow the Connection field: whether the connection stays, and the fields it names (RFC 9110, 7.6.1)."""
+    """Follow the Connection field: whether the connection stays, and the fields it names (RFC 9110,
+    7.6.1).
+    """
     if len(options) > _MAX_OPTIONS:
         raise BadResponse("its Connection field has too many options")
     if b"close" in options:

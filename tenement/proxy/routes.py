@@ -1,8 +1,8 @@
 """The routes document of the manager, and the table that finds the target of a host and a path.
 
-A host is looked up in this order: an override or custom domain (`hosts`), a base domain itself (path overrides,
-then `root`), `id.service.domain`, `service.domain`. A name below a base domain that is none of these is unknown; a
-name outside of them goes to `default`, if there is one.
+A host is looked up in this order: an override or custom domain (`hosts`), a base domain itself (path
+overrides, then `root`), `id.service.domain`, `service.domain`. A name below a base domain that is none of
+these is unknown; a name outside of them goes to `default`, if there is one.
 """
 
 import random
@@ -56,7 +56,9 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What `RoutesChanged` carries: tenants that are new, other or gone (None); or everything has to be read anew."""
+    """What `RoutesChanged` carries: tenants that are new, other or gone (None); or everything has to be read
+    anew.
+    """
 
     tenants: dict[str, TenantEntry | None] = {}
     reload: bool = False
@@ -102,7 +104,9 @@ class Service:
         self._candidates = None
 
     def choose(self, point: float) -> Tenant | None:
-        """The tenant at `point`, 0 <= point < 1, of the line that the weights divide; None if all weigh nothing."""
+        """The tenant at `point`, 0 <= point < 1, of the line that the weights divide; None if all weigh
+        nothing.
+        """
         if self._candidates is None:
             self._candidates = [each for each in self.members.values() if each.enabled and each.weight > 0]
             self._bounds = list(accumulate(each.weight for each in self._candidates))

@@ -1,9 +1,9 @@
 """Connections of clients: requests read from them, one after the other, and answers written.
 
-The transport may be TCP or TLS: nothing here depends on it. A connection is either reading a head, or has an exchange
-(which may have become an upgraded connection), or is closing. When it closes on a client that may still be sending, it
-first shuts its own direction and reads on for a while, because closing at once would make the client's kernel throw
-away the answer (RFC 9112, 9.6).
+The transport may be TCP or TLS: nothing here depends on it. A connection is either reading a head, or has an
+exchange (which may have become an upgraded connection), or is closing. When it closes on a client that may
+still be sending, it first shuts its own direction and reads on for a while, because closing at once would
+make the client's kernel throw away the answer (RFC 9112, 9.6).
 """
 
 import asyncio
@@ -211,7 +211,9 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     def finished(self, *, keep_alive: bool, unread: bool) -> None:
-        """The answer is written: go on to the next request, or close. `unread`: there may be more of the body."""
+        """The answer is written: go on to the next request, or close. `unread`: there may be more of the
+        body.
+        """
         self._exchange = None
         self.body_is_paused = False
         if not keep_alive:
@@ -294,7 +296,9 @@ class ClientConnection(asyncio.Protocol):
         self._adjust_reading()
 
     def _adjust_reading(self) -> None:
-        """Read as long as there is a use for it, or little enough is kept. Reading also tells of clients that leave."""
+        """Read as long as there is a use for it, or little enough is kept. Reading also tells of clients that
+        leave.
+        """
         settings = self._worker.settings
         exchange = self._exchange
         waiting = exchange is not None and not exchange.request_done

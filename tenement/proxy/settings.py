@@ -11,7 +11,9 @@ class Settings:
     """
 
     head_timeout_s: float = 15.0
-    """From the first byte of a request head (or the connection's start) to its last; bytes do not extend it."""
+    """From the first byte of a request head (or the connection's start) to its last; bytes do not extend
+    it.
+    """
 
     idle_timeout_s: float = 75.0
     """A keep-alive connection without a request is closed after this."""
@@ -20,16 +22,22 @@ class Settings:
     """A request body must make progress within each window of this length ..."""
 
     body_window_bytes: int = 3000
-    """... by this many bytes: 100 a second. Time in which the proxy itself holds the client back is not counted."""
+    """... by this many bytes: 100 a second. Time in which the proxy itself holds the client back is not
+    counted.
+    """
 
     stalled_client_s: float = 300.0
     """A client that takes nothing of its answer for this long is cut off."""
 
     half_closed_s: float = 1.0
-    """A client that shut its sending side is served while its answer keeps flowing, and cut after this much silence."""
+    """A client that shut its sending side is served while its answer keeps flowing, and cut after this much
+    silence.
+    """
 
     linger_s: float = 5.0
-    """After an answer that did not wait for the request's body, the rest is read and dropped for this long."""
+    """After an answer that did not wait for the request's body, the rest is read and dropped for this
+    long.
+    """
 
     linger_bytes: int = 8 << 20
     """As `linger_s`, but in bytes: nobody needs to push a whole upload into a closed door."""
@@ -50,7 +58,9 @@ class Settings:
     """Unused connections kept for one lease."""
 
     unsafe_reuse_s: float = 0.5
-    """A request that must not be repeated goes out on a pooled connection only if that was used this recently."""
+    """A request that must not be repeated goes out on a pooled connection only if that was used this
+    recently.
+    """
 
     max_connections: int = 20_000
     """Client connections of the worker; at the limit the one idle for longest makes room."""
@@ -59,7 +69,9 @@ class Settings:
     """The request line: 414 beyond."""
 
     max_head_bytes: int = 64 << 10
-    """Request line and fields of a service that sets no `max_header_bytes`, and of answers of apps: 431, or 502."""
+    """Request line and fields of a service that sets no `max_header_bytes`, and of answers of apps: 431, or
+    502.
+    """
 
     max_fields: int = 128
     """Fields in a request's head: 431 beyond."""

@@ -1,12 +1,12 @@
 """Connections to apps: answers read from them, and the pool that keeps them between requests.
 
-A connection carries one exchange at a time. It reads the answer's head and finds its end; the exchange hears of it as
-`answer_whole`, or as `answer_begins`, `answer_continues` and `answer_ends`. Bytes that nobody asked for close the
-connection: they must not become the beginning of another tenant's visitor's answer.
+A connection carries one exchange at a time. It reads the answer's head and finds its end; the exchange hears
+of it as `answer_whole`, or as `answer_begins`, `answer_continues` and `answer_ends`. Bytes that nobody asked
+for close the connection: they must not become the beginning of another tenant's visitor's answer.
 
-Which connection a request may use: one that can be repeated (idempotent, no body) uses any, and if it turns out that the
-app closed that one meanwhile, it is sent again on a new one. A request that must not be sent twice uses one that was in
-use a moment ago and whose end has not been announced, or a new one.
+Which connection a request may use: one that can be repeated (idempotent, no body) uses any, and if it turns
+out that the app closed that one meanwhile, it is sent again on a new one. A request that must not be sent
+twice uses one that was in use a moment ago and whose end has not been announced, or a new one.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from tenement.proxy.settings import Settings
 log = logging.getLogger(__name__)
 
 _MAX_INTERIM: Final = 32
-# Linux takes the port when the connection is made, so that one source address is good for more than 28,000 of them.
+# Linux takes the port when the connection is made, so that one source address is good for more than 28,000 of
+# them.
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _SMALL: Final = 16 << 10
 _EXPIRY_MARGIN_S: Final = 1.0
@@ -304,8 +305,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _acknowledge(self) -> None:
         """Acknowledge now what has come of an unfinished answer.
 
-        An app that writes its head and its body separately, without TCP_NODELAY, holds the body back until the head
-        is acknowledged, and the kernel delays that by 40 ms (tcp(7), TCP_QUICKACK).
+        An app that writes its head and its body separately, without TCP_NODELAY, holds the body back until
+        the head is acknowledged, and the kernel delays that by 40 ms (tcp(7), TCP_QUICKACK).
         """
         if self._quick_ack and not self.closed:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -315,7 +316,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.expires_at = monotonic() + max(0.0, keep_alive_s - _EXPIRY_MARGIN_S)
 
     def _rescue(self) -> None:
-        """Read an answer that came before the app closed on our upload: a failed write drops what was not read yet."""
+        """Read an answer that came before the app closed on our upload: a failed write drops what was not
+        read yet.
+        """
         try:
             while self.exchange is not None and (data := self._sock.recv(_SMALL, socket.MSG_DONTWAIT)):
                 self.data_received(data)

@@ -1,11 +1,12 @@
 """The worker: wires the parts, watches deadlines, and ends without losing a request.
 
-On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), closes idle ones, lets
-requests in flight finish, answers the last one on each connection with `Connection: close`, and cuts what is left at
-the drain deadline.
+On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), closes idle
+ones, lets requests in flight finish, answers the last one on each connection with `Connection: close`, and
+cuts what is left at the drain deadline.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import signal
@@ -32,7 +33,6 @@ from tenement.proxy.upstream import Connector, UpstreamPool
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 4096
-_DRAIN_POLL_S: Final = 0.05
 
 
 class Listener(NamedTuple):
@@ -46,9 +46,9 @@ class Worker:
     """One worker process. `bus` is the manager, as leases need it."""
 
     def __init__(
-        self, pages: Pages, settings: Settings = Settings(), access: AccessLog | None = None
+        self, pages: Pages, settings: Settings | None = None, access: AccessLog | None = None
     ) -> None:
-        self.settings = settings
+        self.settings = settings = settings or Settings()
         self.pages = pages
         self.access = access or AccessLog()
         self.table = Table(Document())
@@ -61,6 +61,7 @@ class Worker:
         self.leases: Leases[UpstreamPool]
         self._connector = Connector(settings)
         self._clients: dict[ClientConnection, None] = {}
+        self._empty = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._id_prefix = secrets.token_hex(6).encode()
         self._id_count = 0
@@ -113,7 +114,9 @@ class Worker:
             self._servers.append(server)
 
     def add_client(self, client: ClientConnection) -> None:
-        """Count a new connection; at the limit the one idle for longest goes, or the new one is turned away."""
+        """Count a new connection; at the limit the one idle for longest goes, or the new one is turned
+        away.
+        """
         if len(self._clients) >= self.settings.max_connections:
             oldest = next((each for each in self._clients if each.idle), None)
             if oldest is None:
@@ -126,6 +129,8 @@ class Worker:
     def remove_client(self, client: ClientConnection) -> None:
         """A connection is gone."""
         self._clients.pop(client, None)
+        if self.draining and not self._clients:
+            self._empty.set()
 
     async def sweep(self, alive: Callable[[], None] = lambda: None) -> None:
         """Look at all deadlines, again and again, until cancelled; call `alive` each time."""
@@ -148,9 +153,9 @@ class Worker:
             server.close()
         for client in list(self._clients):
             client.drain()
-        deadline = monotonic() + self.settings.drain_s
-        while self._clients and monotonic() < deadline:
-            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._clients:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), self.settings.drain_s)
         if self._clients:
             log.warning(
                 "drain: cutting %d connections at the end of %g s", len(self._clients), self.settings.drain_s
@@ -170,7 +175,9 @@ class Worker:
 
 
 def _set_listener_options(sock: socket.socket) -> None:
-    """Options that accepted connections inherit: no Nagle, and an end to peers that vanished without a word."""
+    """Options that accepted connections inherit: no Nagle, and an end to peers that vanished without a
+    word.
+    """
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         return

@@ -1,7 +1,8 @@
-"""A worker between raw sockets: a scripted app behind it, a client in front, and a manager made of a dictionary.
+"""A worker between raw sockets: a scripted app behind it, a client in front, and a manager made of a
+dictionary.
 
-`FakeManager` has the interface of `leases.Bus` and nothing of the real manager. Apps and clients speak in bytes, so that
-tests see exactly what is on the wire.
+`FakeManager` has the interface of `leases.Bus` and nothing of the real manager. Apps and clients speak in
+bytes, so that tests see exactly what is on the wire.
 """
 
 import asyncio
@@ -124,7 +125,7 @@ class App:
     async def start(self, path: Path | None = None) -> None:
         if path is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-            self.address = "127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+            self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         else:
             self._server = await asyncio.start_unix_server(self._accept, path)
             self.address = f"unix:{path}"
@@ -263,7 +264,9 @@ def ok(body: bytes = b"hello", *lines: bytes) -> bytes:
 
 
 def replies(*answers: bytes) -> Script:
-    """A script that reads heads of requests without bodies and answers each with the next answer, the last forever."""
+    """A script that reads heads of requests without bodies and answers each with the next answer, the last
+    forever.
+    """
 
     async def script(app: Conversation) -> None:
         count = 0
@@ -279,5 +282,5 @@ async def eventually(condition: Callable[[], bool], what: str = "the condition")
     """Wait, bounded, for something that becomes true."""
     async with asyncio.timeout(WAIT_S):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # noqa: ASYNC110
     assert condition(), what

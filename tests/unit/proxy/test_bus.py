@@ -1,4 +1,6 @@
-"""The manager's interface over a real bus: a dbus-daemon of the test's own, and a manager made for the test."""
+"""The manager's interface over a real bus: a dbus-daemon of the test's own, and a manager made for the
+test.
+"""
 
 import asyncio
 import json
@@ -21,7 +23,9 @@ from tests.unit.proxy.harness import eventually
 pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon")
 
 CONFIG = """<busconfig><type>session</type><listen>unix:path={path}</listen>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow own="*"/></policy></busconfig>"""
+<policy context="default">
+<allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+</policy></busconfig>"""
 
 
 @pytest.fixture
@@ -29,7 +33,9 @@ def address(tmp_path: Path) -> Iterator[str]:
     config = tmp_path / "bus.conf"
     config.write_text(CONFIG.format(path=tmp_path / "bus"))
     daemon = subprocess.Popen(
-        ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"], stdout=subprocess.PIPE, text=True
+        ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert daemon.stdout is not None
     try:
@@ -121,7 +127,7 @@ class Connected:
 
 def run(coroutine):
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(coroutine)
+        runner.run(asyncio.wait_for(coroutine, 10))
 
 
 def test_routes_are_read_and_changes_followed_in_order(address):
