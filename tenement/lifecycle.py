@@ -340,6 +340,10 @@ class Lifecycle:
         """Whether the app is up, and nobody holds or wants a lease on it."""
         return self.state in (State.RUNNING, State.FROZEN) and not self.leases and not self.waiting
 
+    def sleep_due(self, now: float) -> bool:
+        """Whether the tenant was idle for so long that a Tick now puts it to sleep."""
+        return self.idle and self._due(self._sleep_at(), now)
+
     # What an event changes. Decisions that depend on several facts are left to _settle.
 
     def _take(self, event: Event, now: float) -> Iterator[Action]:

@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 from tenement.config import Config
+from tenement.lifecycle import State
+from tenement.manager.health import health
 from tenement.manager.supervisor import Tenant
 from tenement.unit_properties import data_path
 
@@ -18,7 +20,8 @@ def summary(tenant: Tenant, config: Config, now: float) -> dict[str, Any]:
         "state": str(life.state),
         "since": round(time.time() - (now - life.since), 3) if life.since else tenant.created_at,
         "reason": life.reason,
-        "enabled": life.state != "disabled",
+        "health": str(health(tenant.health_failures)) if life.state is State.RUNNING else None,
+        "enabled": life.state is not State.DISABLED,
         "weight": tenant.weight,
         "generation": life.generation if life.address else None,
         "address": life.address,

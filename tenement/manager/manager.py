@@ -19,8 +19,11 @@ from tenement.lifecycle import AWAKE, Goal, State
 from tenement.manager import inventory, routes
 from tenement.manager.addresses import AddressWatch, own_addresses
 from tenement.manager.adoption import adopt_all
+from tenement.manager.arming import Arming
 from tenement.manager.configuration import Configuration
+from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
+from tenement.manager.limits import RunningLimits
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Units
 from tenement.names import TenantName
@@ -51,6 +54,9 @@ class Manager:
         self._units = Units(systemd, version, grp.getgrnam(_PROXY_GROUP).gr_gid, lambda: self._addresses)
         config = configuration.config
         self._supervisor = Supervisor(self._units, config, self, _concurrent_starts(config))
+        self._arming = Arming(self._supervisor)
+        self._health = HealthChecks(self._supervisor, self._units)
+        self._limits = RunningLimits(self._supervisor)
         self._addresses = own_addresses()
         self._address_watch: AddressWatch | None = None
         self._serial = 0
@@ -80,11 +86,14 @@ class Manager:
         if not _BOOT_MARK.exists():
             _BOOT_MARK.touch()
             self._start_at_boot()
+        self._arming.start(self._supervisor.tenants.values())
 
     async def close(self) -> None:
         """Stop; the tenants' units go on."""
         if self._address_watch is not None:
             self._address_watch.close()
+        await self._arming.close()
+        await self._health.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -101,8 +110,11 @@ class Manager:
         self._supervisor.release(TenantName(service, id_), worker, generation)
 
     def report(self, service: str, id_: str, generation: int, what: str) -> None:
-        """A worker could not use its lease: look after the tenant."""
-        log.debug("%s:%s: reported %s (generation %d)", service, id_, what, generation)
+        """A worker could not use its lease ("refused", "reset"): look after the tenant."""
+        tenant = self._supervisor.tenants.get(TenantName(service, id_))
+        if tenant is not None and tenant.life.generation == generation:
+            log.debug("%s: a worker reports: %s", tenant.name, what)
+            self._health.suspect(tenant)
 
     def routes(self) -> tuple[int, str]:
         """The serial of the routes, and the document."""
@@ -201,6 +213,7 @@ class Manager:
         )
         self._supervisor.configure(config)
         self._supervisor.set_concurrent_starts(_concurrent_starts(config))
+        self._arming.configure()
         self._register_instances()
         for name in changed:
             if name in config.services:
@@ -216,7 +229,9 @@ class Manager:
         self._emit("Revoked", [name.service, name.id, generation, reason])
 
     def changed(self, tenant: Tenant, before: State) -> None:
-        """Keep the registry and the workers' routes up to date."""
+        """Keep the registry and the workers' routes up to date, and tell those who decide by it."""
+        for part in (self._arming, self._health, self._limits):
+            part.changed(tenant, before)
         if tenant.state is State.GONE:
             self._registry.remove(tenant.name)
             self._tell_routes({str(tenant.name): None})
@@ -224,6 +239,14 @@ class Manager:
             self._route_changed(tenant)
         elif tenant.state is State.ASLEEP and before in AWAKE and tenant.last_used_at is not None:
             self._registry.set_last_used(tenant.name, tenant.last_used_at)
+
+    def idle(self, tenant: Tenant) -> None:
+        """Perhaps there are too many."""
+        self._limits.idle(tenant)
+
+    def may_sleep(self, tenant: Tenant) -> bool:
+        """Perhaps there are too few."""
+        return self._limits.may_sleep(tenant)
 
     # Private
 
@@ -240,11 +263,17 @@ class Manager:
                 self._register(name)
 
     def _start_at_boot(self) -> None:
-        """Start the tenants of [instances], and those that never sleep."""
+        """Start the tenants of [instances], those that never sleep, and as many as a service keeps warm."""
         config = self._supervisor.config
-        always = {name for name, service in config.services.items() if not service.idle_timeout_s}
-        for name, tenant in self._supervisor.tenants.items():
-            if tenant.state is State.ASLEEP and (name in config.instances or name.service in always):
+        wanted = set(config.instances)
+        for service in config.services.values():
+            ours = [
+                tenant for name, tenant in self._supervisor.tenants.items() if name.service == service.name
+            ]
+            ours.sort(key=lambda tenant: tenant.last_used_at or 0.0, reverse=True)
+            wanted.update(t.name for t in (ours[: service.min_running] if service.idle_timeout_s else ours))
+        for name in sorted(wanted):
+            if self._supervisor.get(name).state is State.ASLEEP:
                 self._spawn_task(self._start_quietly(name))
 
     async def _start_quietly(self, name: TenantName) -> None:

@@ -54,6 +54,12 @@ class Listener(Protocol):
     def changed(self, tenant: "Tenant", before: State) -> None:
         """The tenant is in another state now."""
 
+    def idle(self, tenant: "Tenant") -> None:
+        """Nobody uses or waits for the running tenant any more."""
+
+    def may_sleep(self, tenant: "Tenant") -> bool:
+        """Whether the tenant may be put to sleep for being idle."""
+
 
 @dataclass(slots=True, eq=False)
 class Tenant:
@@ -278,12 +284,14 @@ class Supervisor:
     # Private: events in, actions out
 
     def _feed(self, tenant: Tenant, event: lifecycle.Event) -> None:
-        before = tenant.state
+        before, was_idle = tenant.state, tenant.life.idle
         for action in tenant.life.step(event, self._now()):
             self._perform(tenant, action)
         self._schedule(tenant)
         if tenant.state is not before:
             self._state_changed(tenant, before)
+        elif tenant.life.idle and not was_idle:
+            self._listener.idle(tenant)
 
     def _perform(self, tenant: Tenant, action: lifecycle.Action) -> None:
         match action:
@@ -309,7 +317,14 @@ class Supervisor:
         at = tenant.life.deadline()
         if at is not None:
             loop = asyncio.get_running_loop()
-            tenant.timer = loop.call_at(max(at, loop.time()), self._feed, tenant, lifecycle.Tick())
+            tenant.timer = loop.call_at(max(at, loop.time()), self._tick, tenant)
+
+    def _tick(self, tenant: Tenant) -> None:
+        life, now = tenant.life, self._now()
+        if life.sleep_due(now) and not self._listener.may_sleep(tenant):
+            # Its clock starts again; whoever is needed least by then goes first.
+            life.idle_since = now
+        self._feed(tenant, lifecycle.Tick())
 
     def _state_changed(self, tenant: Tenant, before: State) -> None:
         log.debug("%s: %s -> %s", tenant.name, before, tenant.state)

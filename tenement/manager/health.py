@@ -1,0 +1,119 @@
+"""Looks after running tenants: asks their health path, and restarts those that are sick.
+
+One failure or two make a tenant degraded, three in a row unhealthy: then its processes are killed, and
+systemd's own restart, with its backoff and its limit, applies as to any other crash. Nobody asks a tenant that
+is not running.
+"""
+
+import asyncio
+import enum
+import logging
+import signal
+from typing import Final
+
+from tenement.config import Service
+from tenement.lifecycle import State
+from tenement.manager.readiness import NotReady, check
+from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.units import Units
+from tenement.names import TenantName
+
+log = logging.getLogger(__name__)
+
+UNHEALTHY_AFTER: Final = 3
+_CHECK_TIMEOUT_S: Final = 5.0
+_SUSPICION_PAUSE_S: Final = 0.25
+
+
+class Health(enum.StrEnum):
+    """How a running tenant is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+def health(failures: int) -> Health:
+    """What so many failures in a row mean."""
+    if failures >= UNHEALTHY_AFTER:
+        return Health.UNHEALTHY
+    return Health.DEGRADED if failures else Health.HEALTHY
+
+
+class HealthChecks:
+    """A task for each running tenant with a health path, and for each that a worker complained of."""
+
+    def __init__(self, supervisor: Supervisor, units: Units) -> None:
+        self._supervisor = supervisor
+        self._units = units
+        self._tasks: dict[TenantName, asyncio.Task[None]] = {}
+
+    def changed(self, tenant: Tenant, _before: State) -> None:
+        """A tenant is in another state: watch it while it runs, and only then."""
+        if tenant.state is State.RUNNING:
+            tenant.health_failures = 0
+            service = self._supervisor.config.services.get(tenant.name.service)
+            if service is not None and service.health is not None and service.health_check_interval_s:
+                self._watch(tenant, service.health_check_interval_s)
+        elif (task := self._tasks.pop(tenant.name, None)) is not None:
+            task.cancel()
+
+    def suspect(self, tenant: Tenant) -> None:
+        """A worker got no answer: ask now, and quickly again if that fails."""
+        if tenant.state is State.RUNNING and not tenant.health_failures:
+            self._watch(tenant, 0.0)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _watch(self, tenant: Tenant, first_pause_s: float) -> None:
+        if (task := self._tasks.pop(tenant.name, None)) is not None:
+            task.cancel()
+        self._tasks[tenant.name] = asyncio.create_task(self._run(tenant, first_pause_s))
+
+    async def _run(self, tenant: Tenant, pause_s: float) -> None:
+        """Ask until the tenant runs no more, which cancels this task, or until it was killed."""
+        generation = tenant.life.generation
+        while True:
+            await asyncio.sleep(pause_s)
+            service = self._supervisor.config.services.get(tenant.name.service)
+            fault = await self._ask(tenant)
+            if tenant.state is not State.RUNNING or tenant.life.generation != generation or service is None:
+                return
+            if fault is None:
+                tenant.health_failures = 0
+                if not service.health or not service.health_check_interval_s:
+                    return
+                pause_s = service.health_check_interval_s
+                continue
+            tenant.health_failures += 1
+            log.warning("%s: %s: %s", tenant.name, health(tenant.health_failures), fault)
+            if tenant.health_failures >= UNHEALTHY_AFTER:
+                tenant.life.reason = fault
+                await self._units.kill(tenant.name, signal.SIGKILL)
+                return
+            pause_s = self._pause_s(service, pause_s)
+
+    @staticmethod
+    def _pause_s(service: Service, pause_s: float) -> float:
+        return min(service.health_check_interval_s, pause_s) or _SUSPICION_PAUSE_S
+
+    @staticmethod
+    async def _ask(tenant: Tenant) -> str | None:
+        """Why the tenant is not well; None if it is."""
+        if tenant.instance is None:
+            return None
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                await check(tenant.instance.probe)
+        except NotReady as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {_CHECK_TIMEOUT_S:g} s"
+        except OSError as error:
+            return f"accepts no connections ({error.strerror or error})"
+        return None
