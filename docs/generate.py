@@ -381,7 +381,8 @@ def fish(command: click.Group) -> str:
     lines = [f"# Completion of ten(1) for fish. {_NOTE}", "", "complete -c ten -f"]
     for first in dict.fromkeys(words.split()[0] for words, _ in every):
         lines.append(
-            f"complete -c ten -n __fish_use_subcommand -a {first} -d {_quoted(_first_line(command.commands[first]))}"
+            f"complete -c ten -n __fish_use_subcommand -a {first} "
+            f"-d {_quoted(_first_line(command.commands[first]))}"
         )
     for words, each in every:
         first, _, second = words.partition(" ")

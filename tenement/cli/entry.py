@@ -111,5 +111,5 @@ def complain(message: str) -> None:
 
 
 def _sentence(message: str, hint: str) -> str:
-    """A message and a hint: two sentences, the hint without its own full stop may be absent."""
-    return f"{message.rstrip('.')}. {hint}." if hint else message
+    """A message and a hint as two sentences; the message alone if there is no hint or it has it already."""
+    return f"{message.rstrip('.')}. {hint}." if hint and hint not in message else message

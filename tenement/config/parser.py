@@ -88,11 +88,9 @@ class _Parser:
     def _config(self, tree: dict[str, Any]) -> Config:
         for key, value in tree.items():
             if key not in _SECTIONS:
-                self._report(
-                    (key,),
-                    "unknown section" if isinstance(value, dict) else "unknown setting",
-                    self._misplaced(key),
-                )
+                section = _nearest(key, _SECTIONS, 0.7)
+                hint = f"Did you mean [{section}]?" if section else _elsewhere(key)
+                self._report((key,), f"unknown {'section' if isinstance(value, dict) else 'setting'}", hint)
         config = Config(
             settings=self._struct(Settings, self._table(tree, ("settings",)), ("settings",)),
             services=(services := self._services(self._table(tree, ("service",)))),
@@ -128,9 +126,9 @@ class _Parser:
             if key in fields:
                 self._value(fields[key], raw, (*path, key), values)
                 continue
-            near = _nearest(key, fields)
-            hint = f"Did you mean {near}?" if near else self._misplaced(key)
-            self._report((*path, key), "unknown setting", hint)
+            elsewhere = _elsewhere(key)
+            near = _nearest(key, fields) if elsewhere is None else None
+            self._report((*path, key), "unknown setting", f"Did you mean {near}?" if near else elsewhere)
             if near and near not in table:
                 # It was meant to be set: that it is missing needs no line of its own.
                 self.refused.add((*path, near))
@@ -189,14 +187,13 @@ class _Parser:
         self.refused.add(path)
         return {}
 
-    def _misplaced(self, key: str) -> str | None:
-        """The hint for a key that is not known where it is."""
-        if section := _nearest(key, _SECTIONS, 0.7):
-            return f"Did you mean [{section}]?"
-        for section, cls in (("settings", Settings), ("service.NAME", Service), ("routing", Routing)):
-            if key in {f.encode_name for f in msgspec.structs.fields(cls)} - {"name"}:
-                return f"It belongs in [{section}]."
-        return None
+
+def _elsewhere(key: str) -> str | None:
+    """The hint for a key that is known, but not where it is."""
+    for section, cls in (("settings", Settings), ("service.NAME", Service), ("routing", Routing)):
+        if key in {f.encode_name for f in msgspec.structs.fields(cls)} - {"name"}:
+            return f"It belongs in [{section}]."
+    return None
 
 
 def _nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

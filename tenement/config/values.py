@@ -187,6 +187,8 @@ def _url_path(raw: object, rule: str) -> str:
 
 
 def _domains(raw: object, rule: str) -> tuple[str, ...]:
+    if raw == []:
+        raise ValueError("must name at least one domain")
     return _each([raw] if isinstance(raw, str) else raw, rule, _base_domain)
 
 
