@@ -34,7 +34,7 @@ def documents() -> dict[Path, str]:
     return {
         ROOT / "docs/ten.1": ten_page(command),
         ROOT / "docs/tenement.toml.5": settings_page(),
-        ROOT / "completions/ten": bash(command),
+        ROOT / "completions/ten.bash": bash(command),
         ROOT / "completions/_ten": zsh(command),
         ROOT / "completions/ten.fish": fish(command),
     }
@@ -53,7 +53,9 @@ def roff(text: str) -> str:
 def page(name: str, section: int, summary: str, parts: Iterable[str]) -> str:
     """A manual page."""
     title = f'.TH {name.upper()} {section} "" tenement "tenement"'
-    return "\n".join([f'.\\" {_NOTE}', title, ".SH NAME", f"{name} \\- {summary}", *parts]) + "\n"
+    # No justified lines and no hyphens of its own making: they would end up in what is copied from the page.
+    head = [f'.\\" {_NOTE}', title, ".nh", ".ad l", ".SH NAME", f"{name} \\- {summary}"]
+    return "\n".join([*head, *parts]) + "\n"
 
 
 def item(term: str, *paragraphs: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GENERATED = [
     "docs/ten.1",
     "docs/tenement.toml.5",
-    "completions/ten",
+    "completions/ten.bash",
     "completions/_ten",
     "completions/ten.fish",
 ]
@@ -76,7 +76,7 @@ echo "${COMPREPLY[@]}"
 )
 def test_bash_completes_commands_options_and_tenants(words: list[str], found: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", BASH, "bash", str(ROOT / "completions/ten"), *words],
+        ["bash", "-c", BASH, "bash", str(ROOT / "completions/ten.bash"), *words],
         capture_output=True,
         text=True,
         check=True,
