@@ -55,7 +55,10 @@ class TenementError(Exception):
 
 
 class InvalidName(TenementError):
-    """A name breaks a rule. `kind`, `value` and `rule` say which; see `InvalidName.of`."""
+    """A name breaks a rule.
+
+    `kind`, `value` and `rule` say which; see `InvalidName.of`.
+    """
 
     kind: str | None = None
     value: str | None = None
@@ -107,7 +110,10 @@ class StartFailed(TenementError):
 
 
 class StartTimeout(TenementError):
-    """The app was not ready within its `startup_timeout`; `after_s` is that number of seconds."""
+    """The app was not ready within its `startup_timeout`.
+
+    `after_s` is that number of seconds.
+    """
 
     def __init__(
         self,
@@ -146,7 +152,10 @@ class Problem:
 
 
 class InvalidConfig(TenementError):
-    """The configuration has faults; `problems` holds all of them."""
+    """The configuration has faults.
+
+    `problems` holds all of them.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         """Takes at least one problem."""
@@ -168,7 +177,10 @@ class Denied(TenementError):
 
 
 class Unreachable(TenementError):
-    """The manager does not answer, or there is no system bus. Never sent over the bus."""
+    """The manager does not answer, or there is no system bus.
+
+    Never sent over the bus.
+    """
 
 
 class Internal(TenementError):

@@ -177,6 +177,7 @@ def status(
     # There is no -h, because it would be found in `-S -1h`.
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     options_metavar="[OPTIONS OF JOURNALCTL]",
+    epilog="Takes these options of journalctl(1): -f, -n, -r, -S, -U, -g, -p, -b, -o, --utc, --no-pager.",
 )
 def logs(
     arguments: Annotated[
