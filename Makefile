@@ -89,6 +89,92 @@ install-data:
 	install -m 644 units/tenement.toml $(DESTDIR)/etc/tenement/
 	install -d $(sharedir)/tenement $(sharedir)/doc/tenement/examples
 	cp -r examples/. $(sharedir)/doc/tenement/examples/
+	cp -r templates $(sharedir)/tenement/
+	install -D -m 644 completions/ten $(sharedir)/bash-completion/completions/ten
+	install -D -m 644 completions/_ten $(sharedir)/zsh/vendor-completions/_ten
+	install -D -m 644 completions/ten.fish $(sharedir)/fish/vendor_completions.d/ten.fish
+	for page in docs/*.[1-8]; do install -D -m 644 -t $(sharedir)/man/man$${page##*.} "$$page" || exit 1; done
+
+clean-cache: the Debian layers in /var/cache/tenement
+#
+# Whatever fails, make itself ends with status 2; `RUN='...' tools/box run` ends with the command's own.
+
+# The units name programs and pages below /usr.
+prefix ?= /usr
+sharedir = $(DESTDIR)$(prefix)/share
+python_dir ?= $(DESTDIR)$(prefix)/lib/python3/dist-packages
+
+# These reach tools/box as they were given, quotes and dollars included: nothing here expands them.
+ifdef RUN
+override export RUN := $(value RUN)
+endif
+ifdef ARGS
+override export ARGS := $(value ARGS)
+endif
+
+BOX = tools/box
+
+.PHONY: all bench box check clean clean-cache deb demo install install-data install-python lint python test \
+	typecheck unit
+
+all: deb
+
+check: lint test
+
+box: python
+	@$(BOX) run
+
+demo: python
+	@RUN=/src/tools/demo $(BOX) run
+
+bench: python
+	@RUN=/src/bench/run $(BOX) run --layer bench
+
+deb: python
+	@$(BOX) deb
+
+test: python
+	@$(BOX) test
+
+unit: python
+	@$(BOX) tools python3 -m pytest -p no:cacheprovider tests/unit $(ARGS)
+
+lint: python
+	@$(BOX) tools --package tools/lint
+
+typecheck: python
+	@$(BOX) tools mypy --cache-dir /tmp/mypy tenement
+
+# The one thing that tools/box cannot install itself.
+python:
+	@command -v python3 >/dev/null || { apt-get -q update && apt-get -q install -y python3-minimal; } >&2
+
+install: install-python install-data
+
+install-python:
+	install -d $(python_dir)
+	cp -r tenement $(python_dir)/
+	find $(python_dir)/tenement -name __pycache__ -prune -exec rm -r {} +
+	install -d $(DESTDIR)$(prefix)/bin
+	printf '#!/usr/bin/python3\nimport sys\n\nfrom tenement.cli import main\n\nsys.exit(main())\n' \
+		>$(DESTDIR)$(prefix)/bin/ten
+	chmod 755 $(DESTDIR)$(prefix)/bin/ten
+
+# systemd and the bus look for units, policy and the like in fixed places, whatever the prefix.
+install-data: systemd_dir = $(DESTDIR)/usr/lib/systemd
+install-data:
+	install -d $(systemd_dir)/system
+	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(systemd_dir)/system/
+	install -D -t $(systemd_dir)/system-generators units/tenement-proxy-generator
+	install -D -t $(DESTDIR)/usr/lib/tenement units/stop-tenants
+	install -D -m 644 units/tenement.sysusers $(DESTDIR)/usr/lib/sysusers.d/tenement.conf
+	install -D -m 644 units/tenement.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/tenement.conf
+	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d units/dev.tenement.Manager.conf
+	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system-services units/dev.tenement.Manager.service
+	install -d $(DESTDIR)/etc/tenement/tenement.d
+	install -m 644 units/tenement.toml $(DESTDIR)/etc/tenement/
+	install -d $(sharedir)/tenement $(sharedir)/doc/tenement/examples
+	cp -r examples/. $(sharedir)/doc/tenement/examples/
 	if [ -d templates ]; then cp -r templates $(sharedir)/tenement/; fi
 	if [ -d completions ]; then \
 		install -D -m 644 completions/ten.bash $(sharedir)/bash-completion/completions/ten; \
