@@ -103,11 +103,16 @@ class Denial(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The service's clocks, in seconds. An idle or freeze timeout of 0 means never."""
+    """The service's clocks, in seconds. An idle or freeze timeout of 0 means never.
+
+    `notice_s` is not 0 for services whose upgraded connections hold no lease: the workers hear of every stop
+    and freeze, and have that long to close such connections properly.
+    """
 
     idle_timeout_s: float = 300.0
     freeze_timeout_s: float = 0.0
     drain_timeout_s: float = 30.0
+    notice_s: float = 0.0
 
 
 # --- events
@@ -509,7 +514,9 @@ class Lifecycle:
                     self._become(State.THAWING, now)
                     yield self._operate(Verb.THAW)
             case State.DRAINING:
-                if not self.leases or self._due(self.drain_at, now):
+                if not self.leases and self.drain_at is not None:
+                    self.drain_at = min(self.drain_at, now + self.policy.notice_s)
+                if self._due(self.drain_at, now):
                     self.drain_at = None
                     self._become(State.STOPPING, now)
                     yield self._operate(Verb.STOP)
@@ -546,7 +553,7 @@ class Lifecycle:
         if self.goal is None and not self.waiting and self._due(self._sleep_at(), now):
             self.goal, self.reason = Goal.SLEEP, None
         if self.goal is not None:
-            if self.leases:
+            if self.leases or self.policy.notice_s:
                 yield Revoke(self.generation, self.reason or "asleep")
                 self.drain_at = now + self.policy.drain_timeout_s
                 self._become(State.DRAINING, now)
@@ -556,6 +563,8 @@ class Lifecycle:
         elif self.waiting:
             yield from self._grant_all(now)
         elif self._due(self._freeze_at(), now):
+            if self.policy.notice_s:
+                yield Revoke(self.generation, "frozen")
             self._become(State.FREEZING, now)
             yield self._operate(Verb.FREEZE)
 

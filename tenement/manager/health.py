@@ -1,8 +1,8 @@
 """Looks after running tenants: asks their health path, and restarts those that are sick.
 
 One failure or two make a tenant degraded, three in a row unhealthy: then its processes are killed, and
-systemd's own restart, with its backoff and its limit, applies as to any other crash. Nobody asks a tenant that
-is not running.
+systemd's own restart, with its backoff and its limit, applies as to any other crash. Nobody asks a tenant
+that is not running.
 """
 
 import asyncio

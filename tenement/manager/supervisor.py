@@ -7,6 +7,7 @@ the tenant before or after an event, never in the middle of one.
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -43,6 +44,8 @@ _SETTLED_WITHOUT_UNIT: Final = frozenset(
     {State.ASLEEP, State.QUEUED, State.FAILED, State.DISABLED, State.GONE}
 )
 _LEASE_MARGIN_S: Final = 1.0
+# Enough for a worker to write a close frame before the app hears of its stop.
+_UPGRADE_NOTICE_S: Final = 0.1
 
 
 class Listener(Protocol):
@@ -94,6 +97,8 @@ class Supervisor:
         self._tickets: dict[int, asyncio.Future[tuple[str, int]]] = {}
         self._leavers: dict[TenantName, list[asyncio.Future[None]]] = {}
         self._next_ticket = 0
+        # One at a time: reclaiming is disk work, and nobody waits for it.
+        self._reclaims = ThreadPoolExecutor(1, "reclaim")
         # Generations go on growing over restarts of the manager, so that a worker's old lease is never taken
         # for a new one.
         self._first_generation = time.time_ns() // 1_000_000
@@ -205,7 +210,7 @@ class Supervisor:
         for ticket, who in list(tenant.life.waiting.items()):
             if who == worker:
                 self._feed(tenant, lifecycle.Abandon(ticket))
-                self._tickets[ticket].cancel()
+                self._tickets[ticket].set_exception(Conflict(f"{name}: the caller waits no longer"))
 
     def worker_gone(self, worker: str) -> None:
         """A worker left the bus."""
@@ -215,7 +220,7 @@ class Supervisor:
                 waited = [ticket for ticket, who in life.waiting.items() if who == worker]
                 self._feed(tenant, lifecycle.WorkerGone(worker))
                 for ticket in waited:
-                    self._tickets[ticket].cancel()
+                    self._tickets[ticket].set_exception(Conflict(f"{tenant.name}: the caller left the bus"))
 
     async def leave(self, name: TenantName, goal: Goal, reason: str) -> None:
         """Have the tenant's unit gone, and wait until it is."""
@@ -280,6 +285,7 @@ class Supervisor:
                 tenant.operation.cancel()
                 tasks.append(tenant.operation)
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._reclaims.shutdown(wait=False, cancel_futures=True)
 
     # Private: events in, actions out
 
@@ -407,6 +413,8 @@ class Supervisor:
                 return tenant.instance.address
             case Verb.FREEZE:
                 await units.freeze(name)
+                # Not waited for: a request may thaw the unit meanwhile.
+                self._reclaims.submit(units.offer_memory, name)
             case Verb.THAW:
                 await units.thaw(name)
             case Verb.STOP:
@@ -447,7 +455,8 @@ class Supervisor:
         service = self.config.services.get(name.service)
         if service is None:
             return Policy()
-        return Policy(service.idle_timeout_s, service.freeze_timeout_s, service.drain_timeout_s)
+        notice_s = _UPGRADE_NOTICE_S if service.idle_ignores_upgrades else 0.0
+        return Policy(service.idle_timeout_s, service.freeze_timeout_s, service.drain_timeout_s, notice_s)
 
     @staticmethod
     def _now() -> float:

@@ -162,6 +162,18 @@ class Units:
         except (SystemdError, TimeoutError) as error:
             raise UnitFailed(f"cannot be frozen: {error}") from error
 
+    @staticmethod
+    def offer_memory(name: TenantName) -> None:
+        """Have the kernel reclaim what it can of a frozen unit's memory. Blocking.
+
+        See "memory.reclaim" in the kernel's cgroup-v2 documentation: EAGAIN means that less was reclaimed. Without
+        a memory controller there is no such file, and nothing happens.
+        """
+        group = Path("/sys/fs/cgroup/tenement.slice") / name.slice / name.unit
+        with suppress(OSError):
+            current = (group / "memory.current").read_text()
+            (group / "memory.reclaim").write_text(current)
+
     async def thaw(self, name: TenantName) -> None:
         """Thaw the unit. Raises UnitFailed."""
         try:
