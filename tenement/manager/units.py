@@ -166,8 +166,8 @@ class Units:
     def offer_memory(name: TenantName) -> None:
         """Have the kernel reclaim what it can of a frozen unit's memory. Blocking.
 
-        See "memory.reclaim" in the kernel's cgroup-v2 documentation: EAGAIN means that less was reclaimed. Without
-        a memory controller there is no such file, and nothing happens.
+        See "memory.reclaim" in the kernel's cgroup-v2 documentation: EAGAIN means that less was reclaimed.
+        Without a memory controller there is no such file, and nothing happens.
         """
         group = Path("/sys/fs/cgroup/tenement.slice") / name.slice / name.unit
         with suppress(OSError):
