@@ -295,7 +295,8 @@ class Units:
     def _listen(self, name: TenantName) -> socket.socket:
         """A unix socket for an app that is handed its listener; only the proxy may connect."""
         path = Path(socket_path(name))
-        path.parent.mkdir(mode=0o711, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        os.chmod(path.parent, 0o711)
         with suppress(FileNotFoundError):
             path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
