@@ -33,6 +33,10 @@ _RESULTS: Final = {
     "protocol": "did not start properly",
 }
 _CLD_EXITED: Final = 1
+# Between a death and the next start; in the first two of these ActiveState= says "failed" or "inactive" for a moment.
+_RESTARTING: Final = frozenset(
+    {"dead-before-auto-restart", "failed-before-auto-restart", "auto-restart", "auto-restart-queued"}
+)
 _WANTED: Final = frozenset(
     {
         "ActiveState",
@@ -84,7 +88,7 @@ class Facts:
     @property
     def restarting(self) -> bool:
         """Whether systemd will start the unit again by itself."""
-        return self.sub in ("auto-restart", "auto-restart-queued")
+        return self.sub in _RESTARTING
 
     def invocation_id(self) -> str | None:
         """The InvocationID as journalctl prints it; None if the unit is not started."""
