@@ -271,9 +271,11 @@ class Supervisor:
         service = self.config.services.get(tenant.name.service)
         backoff_max_s = service.backoff_max_ms / 1000 if service else 1.0
         for event in judge(tenant.state, tenant.facts, backoff_max_s):
-            if isinstance(event, lifecycle.Died) and not (event.clean and tenant.state is State.RUNNING):
-                log.warning("%s: %s", tenant.name, event.reason, extra=_journal(tenant))
+            before = tenant.state
             self._feed(tenant, event)
+            if isinstance(event, lifecycle.Died) and tenant.state is not before:
+                level = logging.INFO if event.clean else logging.WARNING
+                log.log(level, "%s: %s", tenant.name, event.reason, extra=_journal(tenant))
 
     async def close(self) -> None:
         """Stop supervising. The units go on; the next manager adopts them."""

@@ -33,7 +33,7 @@ _RESULTS: Final = {
     "protocol": "did not start properly",
 }
 _CLD_EXITED: Final = 1
-# Between a death and the next start; in the first two of these ActiveState= says "failed" or "inactive" for a moment.
+# Between a death and the next start; in the first two, ActiveState= says "inactive" or "failed" for a moment.
 _RESTARTING: Final = frozenset(
     {"dead-before-auto-restart", "failed-before-auto-restart", "auto-restart", "auto-restart-queued"}
 )
