@@ -55,8 +55,6 @@ def listing(entries: Iterable[Entry], screen: Screen, now: float) -> list[str]:
     """The lines of `ten ps`."""
     rows = [_row(entry, now) for entry in entries]
     lines = table(_HEADER, rows, screen)
-    if not screen.coloured:
-        return lines
     return [lines[0], *(_coloured(line, row, screen) for line, row in zip(lines[1:], rows, strict=True))]
 
 

@@ -181,6 +181,26 @@ def test_no_manager_and_no_permission_are_said_once(
     assert ten("ps") == (status, "", line)
 
 
+def test_what_is_refused_for_every_tenant_is_said_once(
+    ten: Ten, manager: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise Denied(NOT_ALLOWED)
+
+    monkeypatch.setattr(manager, "stop", refuse)
+    assert ten("stop", "notes:alice", LONG) == (4, "", f"ten: {NOT_ALLOWED}\n")
+
+
+def test_a_hint_of_the_manager_s_is_not_repeated(
+    ten: Ten, manager: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise NotFound("notes:alice: no such tenant. See 'ten ps'.")
+
+    monkeypatch.setattr(manager, "stop", fail)
+    assert ten("stop", "notes:alice")[2] == "ten: notes:alice: no such tenant. See 'ten ps'.\n"
+
+
 def test_removal_is_not_done_unasked(ten: Ten, manager: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     status, _, err = ten("rm", "notes:alice")

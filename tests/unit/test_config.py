@@ -1,17 +1,22 @@
+import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenement.config import Config, Credential, InvalidConfig, fill, load, load_directory, parse, warnings
 from tenement.config.checks import file_complaints
 from tenement.config.durations import format_duration, parse_duration
 from tenement.config.effective import as_document, as_toml
+from tenement.config.settings import Routing, Service, Settings
 from tenement.errors import Denied
 from tenement.names import TenantName
 
+# Machines are busy at times: how long an example takes says nothing.
+unhurried = settings(deadline=None)
 NOTES = '[service.notes]\ncommand = "/usr/bin/notes"\n'
 
 
@@ -349,6 +354,7 @@ def test_other_values_are_no_spans_of_time(value: object) -> None:
         parse_duration(value)
 
 
+@unhurried
 @given(st.integers(0, 10**8))
 def test_a_span_of_time_is_read_back(seconds: int) -> None:
     assert parse_duration(format_duration(seconds)) == seconds
@@ -369,6 +375,7 @@ def test_only_names_in_braces_are_placeholders(text: str, filled: str) -> None:
     assert fill(text, {"data_dir": "/d", "id": "alice"}) == filled
 
 
+@unhurried
 @given(st.text(), st.text())
 def test_what_a_placeholder_stands_for_is_not_filled_again(value: str, around: str) -> None:
     around = around.replace("{", "").replace("}", "")
@@ -503,3 +510,39 @@ def test_a_program_in_workdir_without_a_slash_gets_a_hint(root: Path) -> None:
     config = parse({"a": "[service.notes]\ncommand = 'notes.py'\nworkdir = '/srv/notes'"})
     (complaint,) = file_complaints(config, root)
     assert complaint.hint == "For the one in workdir write ./notes.py."
+
+
+KEYS = [field.encode_name for cls in (Settings, Service, Routing) for field in msgspec.structs.fields(cls)]
+scalars = st.integers() | st.floats() | st.booleans() | st.text(st.characters(codec="ascii"), max_size=8)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("aB_.é", max_size=5), inner, max_size=3)
+    ),
+)
+
+
+def written(value: object) -> str:
+    """A value as TOML."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(map(written, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{written(key)} = {written(item)}' for key, item in value.items())} }}"
+        case _:
+            return repr(value)
+
+
+@unhurried
+@given(st.sampled_from(["settings", "service.notes", "routing", "instances"]), st.sampled_from(KEYS), values)
+def test_any_value_of_any_setting_is_taken_or_refused_at_its_line(
+    section: str, key: str, value: object
+) -> None:
+    try:
+        parse({"a.toml": f"[{section}]\n{key} = {written(value)}\n"})
+    except InvalidConfig as error:
+        assert all(problem.line in (1, 2) for problem in error.problems)

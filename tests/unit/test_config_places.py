@@ -3,10 +3,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenement.config.places import dotted, key_lines
+
+# Machines are busy at times: how long an example takes says nothing.
+unhurried = settings(deadline=None)
 
 TEXT = '''# [comment]
 a = 1
@@ -86,6 +89,7 @@ values = st.sampled_from(
 keys = st.sampled_from(["a", "b-c", "1", '"q k"', "'l'", "_"])
 
 
+@unhurried
 @given(st.lists(st.tuples(keys, keys, values), min_size=1, unique_by=lambda row: row[0].strip("\"'")))
 def test_every_key_of_a_valid_text_is_found(rows: list[tuple[str, str, str]]) -> None:
     text, expected = "", {}
@@ -104,6 +108,7 @@ def _paths(table: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield (outer, key)
 
 
+@unhurried
 @given(st.text(max_size=200))
 def test_no_text_makes_the_scan_fail_or_hang(text: str) -> None:
     assert all(line >= 1 for line in key_lines(text).values())

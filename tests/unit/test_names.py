@@ -3,7 +3,7 @@ import re
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenement.errors import InvalidName
@@ -17,6 +17,9 @@ from tenement.names import (
     label_fault,
     parse_unit,
 )
+
+# Machines are busy at times: how long an example takes says nothing.
+unhurried = settings(deadline=None)
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True).filter(lambda s: s[2:4] != "--")
 services = labels.filter(lambda s: s != "proxy" and s.count("-") < 50)
@@ -93,12 +96,14 @@ def test_everything_on_the_machine_is_named_after_the_tenant() -> None:
     )
 
 
+@unhurried
 @given(tenants)
 def test_names_are_read_back_from_text_and_unit(name: TenantName) -> None:
     assert TenantName.parse(str(name)) == name
     assert parse_unit(name.unit) == name
 
 
+@unhurried
 @given(tenants)
 def test_derived_names_are_valid_for_systemd(name: TenantName) -> None:
     assert re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", name.user)
@@ -109,6 +114,7 @@ def test_derived_names_are_valid_for_systemd(name: TenantName) -> None:
     assert len(name.host("d" * 63 + "." + "e" * 61)) <= 253
 
 
+@unhurried
 @given(tenants, tenants)
 def test_two_tenants_share_nothing(one: TenantName, other: TenantName) -> None:
     if one == other:
@@ -151,6 +157,7 @@ def test_other_units_are_no_tenants(unit: str) -> None:
     assert parse_unit(unit) is None
 
 
+@unhurried
 @given(st.text(max_size=70))
 def test_any_text_is_either_a_label_or_has_a_fault(text: str) -> None:
     fault = label_fault(text)
