@@ -37,7 +37,7 @@ _STATES: Final = {
     State.DRAINING: "Takes no new requests until those in flight have ended.",
     State.STOPPING: "Was told to stop.",
     State.BACKOFF: "The app failed and is started again after a pause.",
-    State.FAILED: "The app failed too often. The next request, after the pause, or `ten restart` tries again.",
+    State.FAILED: "The app failed too often. The next request after the pause, or `ten restart`, starts it.",
     State.DISABLED: "Disabled by the operator; requests are answered 503.",
     State.GONE: "Was removed.",
 }
