@@ -10,7 +10,6 @@ breaks off, so that it can tell.
 """
 
 import logging
-import re
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +34,6 @@ _MAX_CONNECTS: Final = 3
 _OVERLOADED_RETRY_S: Final = 1.0
 _GONE_AWAY: Final = 499
 _NEVER: Final = float("inf")
-_CODING: Final = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
 
 
 class Exchange:
@@ -56,11 +54,12 @@ class Exchange:
         "_policy",
         "_received",
         "_request",
+        "_request_id",
         "_retried",
+        "_sent",
         "_silent_since",
         "_started",
         "_status",
-        "_sent",
         "_target_name",
         "_tenant",
         "_upstream",
@@ -79,7 +78,7 @@ class Exchange:
         self._worker = worker
         self._client = client
         self.head = head
-        self.request_done = head.length == 0
+        self.request_done = head.fields.length == 0
         self.takes_body = False
         self.tunnel = False
         self.decodes_chunks = head.minor == 0
@@ -108,10 +107,9 @@ class Exchange:
         """Find the target and go as far as nothing has to be waited for."""
         head = self.head
         worker = self._worker
-        if not head.request_id:
-            head.request_id = worker.next_request_id()
+        self._request_id = head.fields.request_id or worker.next_request_id()
         try:
-            target = worker.table.find(head.host, head.target)
+            target = worker.table.find(head.fields.host, head.target)
         except BadHost as error:
             self.answer(400, detail=str(error))
             return
@@ -256,11 +254,8 @@ class Exchange:
         self._upstream = connection
         connection.begin(
             self,
-            head.relay
-            + self._client.origin_fields(head)
-            + b"\r\nX-Request-Id: "
-            + head.request_id
-            + b"\r\n\r\n",
+            b"%b%b\r\nX-Request-Id: %b\r\n\r\n"
+            % (head.relay(), self._client.origin_fields(head.fields), self._request_id),
             to_head=head.method == b"HEAD",
         )
         if self._paused_since != _NEVER:
@@ -268,7 +263,7 @@ class Exchange:
         if self.request_done:
             self._await_answer()
         else:
-            self._request = of_body(head.length)
+            self._request = of_body(head.fields.length)
             self._received = 0
             self._window_at, self._window_bytes = monotonic(), 0
             self.takes_body = True
@@ -297,11 +292,11 @@ class Exchange:
     def answer_interim(self, head: ResponseHead, data: bytes) -> None:
         """Pass on 100, 103 and the like, to those who may know them."""
         if self.head.minor == 1:
-            self._write(data if head.relay is None else head.relay + b"\r\n\r\n")
+            self._write(data if head.verbatim else head.relay() + b"\r\n\r\n")
 
     def answer_switches(self, head: ResponseHead, data: bytes, rest: bytes) -> None:
         """The app upgrades the connection: from here on bytes pass both ways."""
-        asked = {each.strip() for each in self.head.upgrade.split(b",") if each.strip()}
+        asked = {each.strip() for each in self.head.fields.upgrade.split(b",") if each.strip()}
         if not head.upgrade or not {each.strip() for each in head.upgrade.split(b",")} <= asked:
             self.answer_broken("it switches to a protocol that was not asked for")
             return
@@ -319,7 +314,7 @@ class Exchange:
         """Pass on an answer that has come at once."""
         self._status = head.status
         self._begun = True
-        if head.relay is None and self.head.keep_alive and self.request_done and self.head.minor:
+        if head.verbatim and self.head.fields.keep_alive and self.request_done and self.head.minor:
             if self._worker.draining:
                 self._closes = True
                 self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
@@ -415,7 +410,7 @@ class Exchange:
     def _within_limits(self, tenant: Tenant) -> bool:
         """Check what the service limits; answers if a limit is reached."""
         policy = tenant.policy
-        if self.head.length > policy.max_body_bytes > 0:
+        if self.head.fields.length > policy.max_body_bytes > 0:
             self.answer(413)
             return False
         if not (policy.max_requests or policy.rate_limit_rps):
@@ -450,7 +445,7 @@ class Exchange:
         if now - self._window_at < settings.body_window_s:
             return
         slow = self._received - self._window_bytes < settings.body_window_bytes
-        if slow and not self._client.body_is_paused and not self.head.expects_continue:
+        if slow and not self._client.body_is_paused and not self.head.fields.expects_continue:
             self._fail(408)
             return
         self._window_at, self._window_bytes = now, self._received
@@ -466,7 +461,7 @@ class Exchange:
     def _closes_after(self, head: ResponseHead) -> bool:
         """Whether the client's connection ends with this answer."""
         return (
-            not self.head.keep_alive
+            not self.head.fields.keep_alive
             or not self.request_done
             or head.length == UNTIL_CLOSE
             or (self.head.minor == 0 and head.length < 0)
@@ -475,14 +470,14 @@ class Exchange:
 
     def _head_to_client(self, head: ResponseHead, data: bytes) -> bytes:
         """The answer's head with this hop's own Connection field, where one is needed."""
-        lines = data[:-4] if head.relay is None else head.relay
         if self.head.minor == 0:
-            if head.length < 0:
-                lines = _CODING.sub(b"", lines)
+            lines = head.relay(framed=head.length >= 0)
             return lines + (
                 b"\r\nConnection: close\r\n\r\n" if self._closes else b"\r\nConnection: keep-alive\r\n\r\n"
             )
-        return lines + (b"\r\nConnection: close\r\n\r\n" if self._closes else b"\r\n\r\n")
+        if self._closes:
+            return head.relay() + b"\r\nConnection: close\r\n\r\n"
+        return data if head.verbatim else head.relay() + b"\r\n\r\n"
 
     def answer(
         self, status: int, *, retry_after_s: float | None = None, close: bool = False, detail: str = ""
@@ -491,12 +486,12 @@ class Exchange:
         head = self.head
         self._status = status
         self._begun = True
-        self._closes = close or not self.request_done or not head.keep_alive or self._worker.draining
+        self._closes = close or not self.request_done or not head.fields.keep_alive or self._worker.draining
         self._write(
             self._worker.pages.answer(
                 status,
-                accept=head.accept,
-                request_id=head.request_id,
+                accept=head.fields.accept,
+                request_id=self._request_id,
                 retry_after_s=retry_after_s,
                 close=self._closes,
                 keep_alive=head.minor == 0 and not self._closes,
@@ -565,8 +560,8 @@ class Exchange:
                 self._status,
                 monotonic() - self._started,
                 self._sent,
-                head.request_id,
-                head.host,
+                self._request_id,
+                head.fields.host,
                 head.target,
                 self._client.peer,
             )

@@ -22,6 +22,7 @@ _HEAD: Final = re.compile(
     rb"(?:\r\n)?+(" + _TCHAR + rb"++) ([!-~\x80-\xff]++) HTTP/1\.([01])(\r\n" + FIELD_LINES + rb")\r\n"
 )
 _LINE: Final = re.compile(rb"(?:\r\n)?+" + _TCHAR + rb"++ [!-~\x80-\xff]++ HTTP/([0-9])\.([0-9])\r\n")
+_PLAIN_LINE: Final = re.compile(rb"((?!CONNECT )" + _TCHAR + rb"++) (/[!\"$-~\x80-\xff]*+) HTTP/1\.1")
 # Nothing that follows can turn this into a head: refused at once instead of at the deadline.
 _BROKEN: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
 
@@ -44,6 +45,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"http2-settings",
     }
 )
+_KEPT: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 # Options of Connection that name no field to be removed, or one that is removed anyway.
 _PLAIN_OPTIONS: Final = _HOP_BY_HOP | {b"close", b""}
 # Connection must not take these away from the app: it would route or frame the message differently.
@@ -68,50 +70,37 @@ class BadRequest(Exception):
         self.reason = reason
 
 
-class RequestHead:
-    """A head that was accepted.
+class Fields:
+    """What the fields of a head say.
 
-    `length` is the body's in bytes, or CHUNKED. `host` is the field as sent. `upgrade` is the field's value
-    in lower case, empty if there is nothing to upgrade to. `origin` has the fields that claim where the
-    request came from, names in lower case with dashes, values as sent. `relay` is what goes on, without the
-    line ends behind the last field. `end` is the head's size, or where the body begins.
+    `length` is the body's in bytes, or CHUNKED. `host` is the field in lower case. `upgrade` is the field's
+    value in lower case, empty if there is nothing to upgrade to. `request_id` is the client's, if it has a
+    sane one. `origin` has the fields that claim where the request came from: names in lower case with dashes,
+    values as sent. `relay` is the lines that go on, each with a line end in front.
     """
 
     __slots__ = (
-        "end",
         "expects_continue",
         "host",
         "keep_alive",
         "length",
         "lines",
-        "method",
-        "minor",
         "origin",
         "relay",
         "request_id",
-        "target",
         "upgrade",
     )
 
-    def __init__(self, method: bytes, target: bytes, minor: int, lines: bytes, end: int) -> None:
-        self.method = method
-        self.target = target
-        self.minor = minor
+    def __init__(self, lines: bytes, minor: int) -> None:
         self.lines = lines
-        self.end = end
         self.host = b""
         self.length = 0
         self.keep_alive = minor == 1
         self.expects_continue = False
         self.upgrade = b""
         self.request_id = b""
-        self.origin: list[tuple[bytes, bytes]] | None = None
-        self.relay = b""
-
-    @property
-    def safe_to_repeat(self) -> bool:
-        """Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body."""
-        return self.length == 0 and self.method in _IDEMPOTENT and not self.upgrade
+        self.origin: list[tuple[bytes, bytes]] = []
+        self.relay = lines[:-2]
 
     @property
     def accept(self) -> str:
@@ -126,8 +115,43 @@ class RequestHead:
         return match[1].strip() if match else b""
 
 
-def parse(data: bytes, max_line: int, max_head: int, max_fields: int) -> RequestHead | None:
-    """The head that `data` begins with; None if it is not complete. Sizes are in bytes. Raises BadRequest."""
+class RequestHead:
+    """A head that was accepted. `end` is its size: where the body begins."""
+
+    __slots__ = ("end", "fields", "method", "minor", "target")
+
+    def __init__(self, method: bytes, target: bytes, minor: int, end: int, fields: Fields) -> None:
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.end = end
+        self.fields = fields
+
+    @property
+    def safe_to_repeat(self) -> bool:
+        """Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body."""
+        return self.fields.length == 0 and self.method in _IDEMPOTENT and not self.fields.upgrade
+
+    def relay(self) -> bytes:
+        """What goes on to the app, without the line ends behind the last field."""
+        return b"%b %b HTTP/1.1%b" % (self.method, self.target, self.fields.relay)
+
+
+def parse(
+    data: bytes, max_line: int, max_head: int, max_fields: int, previous: RequestHead | None = None
+) -> RequestHead | None:
+    """The head that `data` begins with; None if it is not complete. Sizes are in bytes. Raises BadRequest.
+
+    `previous` is the head before it on the same connection: clients repeat their fields to the byte, and then
+    only the request line has to be read.
+    """
+    if previous is not None:
+        fields = previous.fields
+        size = len(data) - len(fields.lines) - 2
+        if size > 0 and data.endswith(b"\r\n") and data.startswith(fields.lines, size):
+            line = _PLAIN_LINE.fullmatch(data, 0, size)
+            if line is not None and size <= max_line:
+                return RequestHead(line[1], line[2], 1, len(data), fields)
     match = _HEAD.match(data)
     if match is None:
         check_part(data, max_line, max_head)
@@ -138,15 +162,12 @@ def parse(data: bytes, max_line: int, max_head: int, max_fields: int) -> Request
         raise BadRequest(414, "The request line is too long")
     if end > max_head or lines.count(b"\n") > max_fields + 1:
         raise BadRequest(431, "The request has too many fields, or they are too long")
-    head = RequestHead(method, target, 1 if minor == b"1" else 0, lines, end)
-    cuts, options = _read_fields(head)
+    head = RequestHead(
+        method, target, 1 if minor == b"1" else 0, end, Fields(lines, 1 if minor == b"1" else 0)
+    )
+    _read_fields(head)
     if target[0] != 0x2F or b"#" in target or method == b"CONNECT":
         _read_target(head)
-        cuts = cuts or []
-    if cuts is None and head.minor == 1:
-        head.relay = data[match.start(1) : end - 4]
-    else:
-        head.relay = _rebuild(head, cuts or [], options)
     return head
 
 
@@ -174,110 +195,129 @@ def check_part(data: bytes, max_line: int, max_head: int, seen: int = 0) -> None
         raise BadRequest(400, "A field is malformed")
 
 
-def _read_fields(head: RequestHead) -> tuple[list[tuple[int, int]] | None, list[bytes]]:
-    """Read the fields that matter here into `head`. Returns spans to leave out (None: none), and connection
-    options.
-    """
-    lines = head.lines
-    low = lines.lower()
+def _read_fields(head: RequestHead) -> None:
+    """Read the fields that matter here. Raises BadRequest."""
+    fields = head.fields
+    low = fields.lines.lower()
     host: bytes | None = None
-    cuts: list[tuple[int, int]] | None = None
-    options: list[bytes] = []
     length: bytes | None = None
     coding: bytes | None = None
-    for field in _SPECIAL.finditer(low):
-        name = field[1]
+    options: list[bytes] = []
+    changes = False
+    for name, value in _SPECIAL.findall(low):
         if name == b"host":
             if host is not None:
                 raise BadRequest(400, "Host is given twice")
-            host = lines[field.start(2) : field.end(2)]
+            host = value
         elif name == b"content-length":
             if length is not None:
                 raise BadRequest(400, "Content-Length is given twice")
-            length = field[2].rstrip(b" \t")
+            length = value.rstrip(b" \t")
         elif name == b"transfer-encoding":
             if coding is not None:
                 raise BadRequest(400, "Transfer-Encoding is given twice")
-            coding = field[2].rstrip(b" \t")
+            coding = value.rstrip(b" \t")
         elif name == b"expect":
-            head.expects_continue = head.minor == 1 and field[2].rstrip(b" \t") == b"100-continue"
+            fields.expects_continue = head.minor == 1 and value.rstrip(b" \t") == b"100-continue"
+        elif name == b"connection" and value == b"keep-alive" and head.minor == 1 and not options:
+            options = [value]  # True of the next hop, too: it may pass as it is.
         else:
-            cuts = [] if cuts is None else cuts
-            cuts.append(field.span())
+            changes = True
             if name == b"connection":
-                options += [option.strip(b" \t") for option in field[2].split(b",")]
+                options = options + [option.strip(b" \t") for option in value.split(b",")]
             elif name == b"upgrade":
-                head.upgrade = (head.upgrade + b"," if head.upgrade else b"") + field[2].strip(b" \t")
-            elif name == b"te":
-                options.append(b"te:trailers") if b"trailers" in field[2] else None
-            elif name not in _HOP_BY_HOP:
-                _read_origin(
-                    head, name.replace(b"_", b"-"), lines[field.start(2) : field.end(2)].rstrip(b" \t")
-                )
+                fields.upgrade = (fields.upgrade + b"," if fields.upgrade else b"") + value.strip(b" \t")
     if host is None:
         raise BadRequest(400, "Host is missing")
-    head.host = host
+    fields.host = host.rstrip(b" \t")
     if length is not None or coding is not None:
-        head.length = _body_length(head, length, coding)
-    if options:
-        cuts = _apply_options(head, low, options, cuts or [])
-    elif head.upgrade:
-        head.upgrade = b""  # Not asked of this hop.
-    return cuts, options
+        fields.length = _body_length(head.minor, length, coding)
+    if changes or head.minor == 0:
+        _follow_options(head, options)
+        _rebuild(fields, low, options)
 
 
-def _read_origin(head: RequestHead, name: bytes, value: bytes) -> None:
-    if name == b"x-request-id":
-        if not head.request_id and _REQUEST_ID.fullmatch(value):
-            head.request_id = value
-        return
-    if head.origin is None:
-        head.origin = []
-    head.origin.append((name, value))
-
-
-def _body_length(head: RequestHead, length: bytes | None, coding: bytes | None) -> int:
+def _body_length(minor: int, length: bytes | None, coding: bytes | None) -> int:
     """RFC 9112, 6.3, and in doubt nothing: each of these has let a second request through somewhere."""
     if coding is None:
-        assert length is not None
-        if not length.isdigit() or len(length) > 18:
+        if length is None or not length.isdigit() or len(length) > 18:
             raise BadRequest(400, "Content-Length is not a number")
         return int(length)
     if length is not None:
         raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
-    if head.minor == 0:
+    if minor == 0:
         raise BadRequest(400, "Transfer-Encoding does not exist in HTTP/1.0")
     if coding != b"chunked":
         raise BadRequest(400, "The only transfer coding known here is chunked")
     return CHUNKED
 
 
-def _apply_options(
-    head: RequestHead, low: bytes, options: list[bytes], cuts: list[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Follow the Connection field: what it says of this connection, and the fields it names (RFC 9110,
-    7.6.1).
-    """
+def _follow_options(head: RequestHead, options: list[bytes]) -> None:
+    """Follow what the Connection field says of this connection (RFC 9110, 7.6.1). Raises BadRequest."""
+    fields = head.fields
     if len(options) > _MAX_OPTIONS:
         raise BadRequest(400, "Connection has too many options")
+    if not _NOT_AN_OPTION.isdisjoint(options):
+        raise BadRequest(400, "Connection names a field that must reach the app")
     if b"close" in options:
-        head.keep_alive = False
+        fields.keep_alive = False
     elif head.minor == 0:
-        head.keep_alive = b"keep-alive" in options
+        fields.keep_alive = b"keep-alive" in options
     # An upgrade to h2c would put requests through that nobody here reads (and RFC 9113 dropped it).
-    if b"upgrade" not in options or head.length or head.minor == 0 or b"h2c" in head.upgrade:
-        head.upgrade = b""
-    for option in options:
-        if option in _PLAIN_OPTIONS or option == b"te:trailers":
+    if b"upgrade" not in options or fields.length or head.minor == 0 or b"h2c" in fields.upgrade:
+        fields.upgrade = b""
+
+
+def _rebuild(fields: Fields, low: bytes, options: list[bytes]) -> None:
+    """Leave out what ends here, note what it said of the origin, and add the options this hop asks of the
+    next.
+    """
+    lines = fields.lines
+    cuts: list[tuple[int, int]] = []
+    upgrade: list[bytes] = []
+    trailers = False
+    for field in _SPECIAL.finditer(low):
+        name = field[1]
+        if name in _KEPT:
             continue
-        if option in _NOT_AN_OPTION:
-            raise BadRequest(400, "Connection names a field that must reach the app")
-        cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
-    return cuts
+        cuts.append(field.span())
+        value = lines[field.start(2) : field.end(2)].rstrip(b" \t")
+        if name == b"upgrade":
+            upgrade.append(value)
+        elif name == b"te":
+            trailers = b"trailers" in field[2] and b"te" in options
+        elif name not in _HOP_BY_HOP:
+            _read_origin(fields, name.replace(b"_", b"-"), value)
+    for option in options:
+        if option not in _PLAIN_OPTIONS:
+            cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
+    fields.relay = without(lines, cuts)
+    if fields.upgrade:
+        fields.relay += b"\r\nConnection: Upgrade\r\nUpgrade: " + b", ".join(upgrade)
+    elif trailers:
+        fields.relay += b"\r\nConnection: TE\r\nTE: trailers"
+
+
+def _read_origin(fields: Fields, name: bytes, value: bytes) -> None:
+    if name != b"x-request-id":
+        fields.origin.append((name, value))
+    elif not fields.request_id and _REQUEST_ID.fullmatch(value):
+        fields.request_id = value
+
+
+def without(lines: bytes, cuts: list[tuple[int, int]]) -> bytes:
+    """Field lines without those at `cuts`, and without the last line end."""
+    parts: list[bytes] = []
+    position = 0
+    for start, stop in sorted(set(cuts)):
+        parts.append(lines[position:start])
+        position = stop
+    parts.append(lines[position:-2])
+    return b"".join(parts)
 
 
 def _read_target(head: RequestHead) -> None:
-    """Bring a target that is not a path into the form apps know (RFC 9112, 3.2)."""
+    """Bring a target that is not a path into the form apps know (RFC 9112, 3.2). Raises BadRequest."""
     if head.method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
     if b"#" in head.target:
@@ -288,7 +328,7 @@ def _read_target(head: RequestHead) -> None:
     if absolute is None:
         raise BadRequest(400, "The target is neither a path nor a URL")
     try:
-        same = fold(absolute[1]) == fold(head.host)
+        same = fold(absolute[1]) == fold(head.fields.host)
     except BadHost as error:
         raise BadRequest(400, str(error)) from None
     if not same:
@@ -298,28 +338,3 @@ def _read_target(head: RequestHead) -> None:
         head.target = b"*" if head.method == b"OPTIONS" else b"/"
     else:
         head.target = path if path[:1] == b"/" else b"/" + path
-
-
-def _rebuild(head: RequestHead, cuts: list[tuple[int, int]], options: list[bytes]) -> bytes:
-    """The request line and the fields without those at `cuts`, with the options that this hop asks of the
-    next.
-    """
-    cuts = sorted(set(cuts))
-    parts = [b"%b %b HTTP/1.1" % (head.method, head.target)]
-    position = 0
-    for start, stop in cuts:
-        parts.append(head.lines[position:start])
-        position = stop
-    parts.append(head.lines[position:-2])
-    if head.upgrade:
-        parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + _upgrade_as_sent(head))
-    elif b"te:trailers" in options and b"te" in options:
-        parts.append(b"\r\nConnection: TE\r\nTE: trailers")
-    return b"".join(parts)
-
-
-_UPGRADE: Final = re.compile(rb"\r\nupgrade:[ \t]*+([^\r]*)", re.IGNORECASE)
-
-
-def _upgrade_as_sent(head: RequestHead) -> bytes:
-    return b", ".join(each.rstrip(b" \t") for each in _UPGRADE.findall(head.lines))

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from tenement.proxy.framing import CHUNKED, FIELD_LINES, UNTIL_CLOSE
+from tenement.proxy.request_head import without
 
 _HEAD: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])((?: [\t -~\x80-\xff]*+)?)(\r\n" + FIELD_LINES + rb")\r\n"
@@ -18,8 +19,10 @@ _SPECIAL: Final = re.compile(
     rb"\r\n(connection|keep-alive|proxy-connection|upgrade|content-length|transfer-encoding):[ \t]*+([^\r]*)"
 )
 _PLAIN_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"proxy-connection", b""})
-_NOT_AN_OPTION: Final = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _MAX_OPTIONS: Final = 16
+_BEGINNING: Final = b"HTTP/1."
+_BROKEN: Final = re.compile(rb"(?<!\r)\n")
 _TIMEOUT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 
 
@@ -30,93 +33,128 @@ class BadResponse(Exception):
 class ResponseHead:
     """A head that was accepted.
 
-    `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `relay` is what goes on
-    to the client, without the line ends behind the last field, or None if that is the head as it came.
-    `persistent` says whether the app keeps the connection, `keep_alive_s` for how long it says it does (None:
-    it does not say). `upgrade` is the field's value in lower case.
+    `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `verbatim` says that it
+    may go on as it came, to a client whose connection stays. `persistent` says whether the app keeps its
+    connection, `keep_alive_s` for how long it says it does (None: it does not say). `upgrade` is the field's
+    value in lower case.
     """
 
-    __slots__ = ("end", "keep_alive_s", "length", "persistent", "relay", "status", "upgrade")
+    __slots__ = (
+        "_lines",
+        "_options",
+        "_start",
+        "end",
+        "keep_alive_s",
+        "length",
+        "persistent",
+        "status",
+        "upgrade",
+        "verbatim",
+    )
 
-    def __init__(self, status: int, end: int, persistent: bool) -> None:
+    def __init__(self, status: int, start: bytes, lines: bytes, end: int, persistent: bool) -> None:
         self.status = status
         self.end = end
         self.persistent = persistent
+        self.verbatim = persistent
         self.length = 0
-        self.relay: bytes | None = None
         self.upgrade = b""
         self.keep_alive_s: int | None = None
+        self._start = start
+        self._lines = lines
+        self._options: list[bytes] = []
+
+    def relay(self, *, framed: bool = True) -> bytes:
+        """What goes on to the client, without the line ends behind the last field.
+
+        Without `framed` the fields that frame the body are left out as well: its end will be the
+        connection's.
+        """
+        low = self._lines.lower()
+        cuts = [field.span() for field in _SPECIAL.finditer(low) if field[1] not in _FRAMING]
+        if not framed or self.status < 200 or self.status == 204:
+            # RFC 9110, 8.6 and RFC 9112, 6.1: these have no such field, and who believes it waits for a body.
+            cuts += [field.span() for field in _SPECIAL.finditer(low) if field[1] in _FRAMING]
+        for option in self._options:
+            if option not in _PLAIN_OPTIONS:
+                cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
+        return self._start + without(self._lines, cuts)
+
+    def follow_options(self, value: bytes) -> None:
+        """Follow the Connection field (RFC 9110, 7.6.1). Raises BadResponse."""
+        self._options += [option.strip(b" \t") for option in value.split(b",")]
+        if len(self._options) > _MAX_OPTIONS:
+            raise BadResponse("its Connection field has too many options")
+        if not _FRAMING.isdisjoint(self._options):
+            raise BadResponse("its Connection field names the field that frames it")
+        if b"close" in self._options:
+            self.persistent = False
 
 
 def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
-    """The head that `data` begins with; None if it is not complete. `to_head`: it answers HEAD. Raises
-    BadResponse.
+    """The head that `data` begins with; None if it is not complete. `to_head`: it answers HEAD.
+
+    `max_head` is its largest size in bytes. Raises BadResponse.
     """
     match = _HEAD.match(data)
     if match is None:
-        if len(data) > max_head:
-            raise BadResponse("its head is too long")
-        if b"\r\n\r\n" in data or not b"HTTP/1.".startswith(data[:7]) or re.search(rb"(?<!\r)\n", data):
-            raise BadResponse("its head is malformed")
+        _check_part(data, max_head)
         return None
-    minor, status_text, reason, lines = match.groups()
-    if match.end() > max_head:
+    minor, status, reason, lines = match.groups()
+    end = match.end()
+    if end > max_head:
         raise BadResponse("its head is too long")
-    status = int(status_text)
-    head = ResponseHead(status, match.end(), minor == b"1")
+    head = ResponseHead(int(status), b"HTTP/1.1 " + status + reason, lines, end, minor == b"1")
     length: int | None = None
     chunked = False
-    cuts: list[tuple[int, int]] | None = None
-    options: list[bytes] = []
-    low = lines.lower()
-    for field in _SPECIAL.finditer(low):
-        name = field[1]
+    for name, value in _SPECIAL.findall(lines.lower()):
         if name == b"content-length":
             if length is not None:
                 raise BadResponse("it has two Content-Length fields")
-            length = _number(field[2])
+            length = _number(value)
         elif name == b"transfer-encoding":
-            if chunked or minor == b"0" or field[2].rstrip(b" \t") != b"chunked":
+            if chunked or minor == b"0" or value.rstrip(b" \t") != b"chunked":
                 raise BadResponse("its transfer coding is not chunked")
             chunked = True
-        else:
-            cuts = [] if cuts is None else cuts
-            cuts.append(field.span())
+        elif name != b"connection" or value != b"keep-alive":
+            head.verbatim = False
             if name == b"connection":
-                options += [option.strip(b" \t") for option in field[2].split(b",")]
+                head.follow_options(value)
             elif name == b"upgrade":
-                head.upgrade = field[2].strip(b" \t")
-            elif name == b"keep-alive" and (timeout := _TIMEOUT.search(field[2])):
+                head.upgrade = value.strip(b" \t")
+            elif name == b"keep-alive" and (timeout := _TIMEOUT.search(value)):
                 head.keep_alive_s = int(timeout[1])
     if length is not None and chunked:
         raise BadResponse("it has both Content-Length and Transfer-Encoding")
-    if options:
-        cuts = _apply_options(head, low, options, cuts or [])
-    if status < 200 or status == 204:
-        # RFC 9110, 8.6 and RFC 9112, 6.1: these have neither, and a client that believes them would wait for
-        # a body.
-        if length is not None or chunked:
-            if status == 101:
-                raise BadResponse("it switches protocols and announces a body")
-            head.persistent = False
-            cuts = (cuts or []) + [each.span() for each in _FRAMING.finditer(low)]
-    elif status == 304 or to_head:
-        # The fields say what GET would bring. An app that sends a body in spite of them must not reach the
-        # next answer.
-        head.persistent = head.persistent and length is None and not chunked
-    elif chunked:
-        head.length = CHUNKED
-    elif length is not None:
-        head.length = length
-    else:
-        head.length = UNTIL_CLOSE
-        head.persistent = False
-    if cuts is not None or minor == b"0":
-        head.relay = b"HTTP/1.1 " + status_text + reason + _without(lines, cuts or [])
+    _frame(head, length, chunked, to_head=to_head)
     return head
 
 
-_FRAMING: Final = re.compile(rb"\r\n(?:content-length|transfer-encoding):[^\r]*")
+def _frame(head: ResponseHead, length: int | None, chunked: bool, *, to_head: bool) -> None:
+    """Tell where the body ends (RFC 9112, 6.3). Raises BadResponse."""
+    status = head.status
+    if status >= 200 and status != 204 and status != 304 and not to_head:
+        if length is not None:
+            head.length = length
+        elif chunked:
+            head.length = CHUNKED
+        else:
+            head.length = UNTIL_CLOSE
+            head.persistent = False
+    elif length is not None or chunked:
+        # There is no body. An app that sends one in spite of that must not reach the next answer.
+        head.persistent = False
+        head.verbatim = head.verbatim and status >= 200 and status != 204
+        if status == 101:
+            raise BadResponse("it switches protocols and announces a body")
+
+
+def _check_part(data: bytes, max_head: int) -> None:
+    """Refuse what cannot become a head, whatever follows. Raises BadResponse."""
+    if len(data) > max_head:
+        raise BadResponse("its head is too long")
+    if b"\r\n\r\n" in data or not _BEGINNING.startswith(data[: len(_BEGINNING)]) or _BROKEN.search(data):
+        raise BadResponse("its head is malformed")
 
 
 def _number(value: bytes) -> int:
@@ -124,33 +162,3 @@ def _number(value: bytes) -> int:
     if not value.isdigit() or len(value) > 18:
         raise BadResponse("its Content-Length is not a number")
     return int(value)
-
-
-def _apply_options(
-    head: ResponseHead, low: bytes, options: list[bytes], cuts: list[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Follow the Connection field: whether the connection stays, and the fields it names (RFC 9110,
-    7.6.1).
-    """
-    if len(options) > _MAX_OPTIONS:
-        raise BadResponse("its Connection field has too many options")
-    if b"close" in options:
-        head.persistent = False
-    for option in options:
-        if option in _PLAIN_OPTIONS:
-            continue
-        if option in _NOT_AN_OPTION:
-            raise BadResponse("its Connection field names the field that frames it")
-        cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
-    return cuts
-
-
-def _without(lines: bytes, cuts: list[tuple[int, int]]) -> bytes:
-    """The field lines without those at `cuts`, and without the last line end."""
-    parts: list[bytes] = []
-    position = 0
-    for start, stop in sorted(set(cuts)):
-        parts.append(lines[position:start])
-        position = stop
-    parts.append(lines[position:-2])
-    return b"".join(parts)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from tenement.proxy import forwarded
 from tenement.proxy.exchange import Exchange
-from tenement.proxy.request_head import BadRequest, RequestHead, check_part, parse
+from tenement.proxy.request_head import BadRequest, Fields, RequestHead, check_part, parse
 
 if TYPE_CHECKING:
     from tenement.proxy.worker import Worker
@@ -39,6 +39,7 @@ class ClientConnection(asyncio.Protocol):
         "_origin",
         "_origin_host",
         "_partial",
+        "_previous",
         "_reads",
         "_scheme",
         "_transport",
@@ -57,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._partial = False
+        self._previous: RequestHead | None = None
         self._in_loop = False
         self._closing = False
         self._ended = False
@@ -166,15 +168,15 @@ class ClientConnection(asyncio.Protocol):
 
     # What the exchange calls
 
-    def origin_fields(self, head: RequestHead) -> bytes:
+    def origin_fields(self, fields: Fields) -> bytes:
         """The fields that tell the app where the request came from; the last host's are kept ready."""
-        if self._trusted and head.origin is not None:
+        if fields.origin and self._trusted:
             return forwarded.fields_from_proxy(
-                self.peer, self._scheme, head.host, head.origin, self._worker.trusted
+                self.peer, self._scheme, fields.host, fields.origin, self._worker.trusted
             )
-        if head.host != self._origin_host:
-            self._origin = forwarded.fields(self.peer, self._scheme, head.host)
-            self._origin_host = head.host
+        if fields.host != self._origin_host:
+            self._origin = forwarded.fields(self.peer, self._scheme, fields.host)
+            self._origin_host = fields.host
         return self._origin
 
     def feed_body(self) -> None:
@@ -248,7 +250,13 @@ class ClientConnection(asyncio.Protocol):
         self._in_loop = True
         while True:
             try:
-                head = parse(data, settings.max_line_bytes, self._worker.max_head_bytes, settings.max_fields)
+                head = parse(
+                    data,
+                    settings.max_line_bytes,
+                    self._worker.max_head_bytes,
+                    settings.max_fields,
+                    self._previous,
+                )
             except BadRequest as error:
                 self._refuse(error)
                 break
@@ -258,6 +266,9 @@ class ClientConnection(asyncio.Protocol):
                 self._deadline = monotonic() + settings.head_timeout_s
                 break
             self._partial = False
+            self._previous = (
+                head if head.fields.length == 0 and not head.fields.upgrade and head.minor else None
+            )
             self._buffer = data[head.end :] if head.end < len(data) else b""
             exchange = self._exchange = Exchange(self._worker, self, head)
             if self._held_back:

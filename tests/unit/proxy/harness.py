@@ -7,11 +7,15 @@ bytes, so that tests see exactly what is on the wire.
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
+
+import uvloop
 
 from tenement.errors import NotFound, TenementError
 from tenement.proxy.access import AccessLog
@@ -235,6 +239,25 @@ async def site(**settings: Any) -> AsyncIterator[Site]:
         await made.stop()
 
 
+def at_a_site(**settings: Any) -> Callable[[Callable[[Site], Awaitable[None]]], Callable[[], None]]:
+    """Make a test of a coroutine function that takes a site: on the loop that workers use, within bounded time."""
+
+    def decorate(test: Callable[[Site], Awaitable[None]]) -> Callable[[], None]:
+        async def run() -> None:
+            async with site(**settings) as here:
+                await test(here)
+
+        def wrapper() -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(asyncio.wait_for(run(), 4 * WAIT_S))
+
+        functools.update_wrapper(wrapper, test)
+        del wrapper.__wrapped__  # pytest would look there for arguments
+        return wrapper
+
+    return decorate
+
+
 def content_length(head: bytes) -> int:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
@@ -280,7 +303,7 @@ def replies(*answers: bytes) -> Script:
 
 async def eventually(condition: Callable[[], bool], what: str = "the condition") -> None:
     """Wait, bounded, for something that becomes true."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110
-    assert condition(), what
+    deadline = monotonic() + WAIT_S
+    while not condition():
+        assert monotonic() < deadline, what
+        await asyncio.sleep(0.005)

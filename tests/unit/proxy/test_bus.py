@@ -2,6 +2,8 @@
 test.
 """
 
+# ruff: noqa: F821 - annotations of D-Bus methods are signatures
+
 import asyncio
 import json
 import shutil
@@ -54,31 +56,31 @@ class Manager(ServiceInterface):
         self.calls: list[tuple] = []
 
     @method()
-    def Lease(self, service: "s", id_: "s") -> "st":  # noqa: F821
+    def Lease(self, service: "s", id_: "s") -> "st":
         self.calls.append(("Lease", service, id_))
         if id_ == "nobody":
             raise DBusError("dev.tenement.Error.NotFound", "notes:nobody: no such tenant")
         return ["127.0.0.1:20001", 7]
 
     @method()
-    def Release(self, service: "s", id_: "s", generation: "t"):  # noqa: F821
+    def Release(self, service: "s", id_: "s", generation: "t"):
         self.calls.append(("Release", service, id_, generation))
 
     @method()
-    def Report(self, service: "s", id_: "s", generation: "t", what: "s"):  # noqa: F821
+    def Report(self, service: "s", id_: "s", generation: "t", what: "s"):
         self.calls.append(("Report", service, id_, generation, what))
 
     @method()
-    def GetRoutes(self) -> "ts":  # noqa: F821
+    def GetRoutes(self) -> "ts":
         self.calls.append(("GetRoutes",))
         return [self.serial, json.dumps(self.routes)]
 
     @signal()
-    def Revoked(self, service, id_, generation, reason) -> "ssts":  # noqa: F821
+    def Revoked(self, service, id_, generation, reason) -> "ssts":
         return [service, id_, generation, reason]
 
     @signal()
-    def RoutesChanged(self, serial, change) -> "ts":  # noqa: F821
+    def RoutesChanged(self, serial, change) -> "ts":
         return [serial, change]
 
 

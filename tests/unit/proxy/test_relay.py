@@ -2,7 +2,7 @@
 
 import uvloop
 
-from tests.unit.proxy.harness import Conversation, fields, get, ok, replies, site
+from tests.unit.proxy.harness import Conversation, fields, get, ok, site
 
 
 def run(coroutine):
