@@ -187,6 +187,10 @@ def test_upgrade_again_and_downgrade_lose_no_request_and_no_tenant(
     assert box.run("dpkg-query -W -f '${Version}' tenement").stdout == __version__
 
 
+def test_the_smoke_test_of_the_package_passes(box: Box) -> None:
+    box.run("rm -rf /srv/notes && sh /src/debian/tests/smoke")
+
+
 def set_up_again(box: Box) -> None:
     """Install the package from /srv, and set up the notes example, as tools/box did."""
     package = next((box.root / "srv").glob("tenement_*.deb")).name

@@ -36,6 +36,17 @@ def test_the_first_service_works_as_written(box: Box) -> None:
         box.run("ten rm --purge --yes notes:alice notes:bob", check=False)
 
 
+def test_the_demo_finds_everything_right(box: Box) -> None:
+    config = "/etc/tenement/tenement.d/notes.toml"
+    box.run(f"cp -p {config} /root")
+    try:
+        shown = box.run("/src/tools/demo").stdout
+        assert "$ ten spawn notes:alice\n" in shown
+        assert "woken and answered in" in shown
+    finally:
+        box.run(f"ten rm --purge --yes notes:alice notes:bob; mv /root/notes.toml {config}; ten reload", check=False)
+
+
 def test_the_commands_for_workers_work_as_written(box: Box) -> None:
     commands = re.findall(r"`(systemctl .*?)`", README)
     assert len(commands) == 3
