@@ -386,7 +386,7 @@ def zsh(command: click.Group) -> str:
     lines += [
         "esac",
         "if [[ $PREFIX == -* ]]; then",
-        "    _describe option found",
+        "    _describe -o option found",
         "    return",
         "fi",
         "case $kind in",
