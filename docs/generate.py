@@ -377,7 +377,7 @@ def zsh(command: click.Group) -> str:
         lines += ['    command="$command $words[3]"', "fi"]
     lines.append("case $command in")
     for words, each in every:
-        described = "".join(
+        described = " ".join(
             _quoted(f"{name}:{text}")
             for typed, text in options(each)
             for name in re.findall(_OPTION_NAME, typed)

@@ -85,6 +85,11 @@ def test_bash_completes_commands_options_and_tenants(words: list[str], found: st
     assert done.stdout.split() == found.split()
 
 
+def test_zsh_gets_each_option_as_a_word_of_its_own() -> None:
+    text = (ROOT / "completions/_ten").read_text(encoding="utf-8")
+    assert "'-q:Show names only.' '--quiet:Show names only.' '--json:Write JSON.'" in text
+
+
 @pytest.mark.parametrize(("shell", "name"), [("zsh", "_ten"), ("fish", "ten.fish")])
 def test_completions_of_other_shells_are_at_least_well_formed(shell: str, name: str) -> None:
     program = shutil.which(shell)
