@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--templates", metavar="DIR", type=Path, default=pages.directory(), help="error pages"
     )
+    parser.add_argument("--counts", metavar="FILE", type=Path, help="count requests in this file")
     arguments = parser.parse_args()
     logging.basicConfig(
         level=os.environ.get("TENEMENT_LOG", "INFO").upper(), format="%(message)s", stream=sys.stderr
@@ -67,7 +68,7 @@ def main() -> int:
         )
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(listeners, arguments.templates, arguments.bus))
+        runner.run(run(listeners, arguments.templates, arguments.bus, arguments.counts))
     return 0
 
 

@@ -163,6 +163,11 @@ class Table:
         for service in self.services.values():
             yield from service.members.values()
 
+    def has_tenant(self, name: str) -> bool:
+        """Whether there is a tenant of that name."""
+        service, _, id_ = name.partition(":")
+        return service in self.services and id_ in self.services[service].members
+
     def apply(self, change: Change) -> None:
         """Follow a change of some tenants. A service not heard of before gets the default policy."""
         for name, entry in change.tenants.items():

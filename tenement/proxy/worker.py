@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import sdnotify
 
+from tenement.counters import Counters
 from tenement.proxy.access import AccessLog
 from tenement.proxy.bus import ManagerBus
 from tenement.proxy.forwarded import TrustedProxies
@@ -46,12 +47,17 @@ class Worker:
     """One worker process. `bus` is the manager, as leases need it."""
 
     def __init__(
-        self, pages: Pages, settings: Settings | None = None, access: AccessLog | None = None
+        self,
+        pages: Pages,
+        settings: Settings | None = None,
+        access: AccessLog | None = None,
+        counts: Path | None = None,
     ) -> None:
         self.settings = settings = settings or Settings()
         self.pages = pages
         self.access = access or AccessLog()
         self.table = Table(Document())
+        self.counters = Counters(counts, lambda name: self.table.has_tenant(name))
         self.trusted = TrustedProxies(())
         self.max_head_bytes = settings.max_head_bytes
         self.gates = Gates()
@@ -85,11 +91,13 @@ class Worker:
         self.access.set_mode(document.access_log)
         sizes = [policy.max_header_bytes for policy in document.services.values()]
         self.max_head_bytes = max([self.settings.max_head_bytes, *sizes])
+        self.counters.prune_all()
         self.ready.set()
 
     def routes_changed(self, change: Change) -> None:
         """Follow a change of some tenants."""
         self.table.apply(change)
+        self.counters.prune(name for name, entry in change.tenants.items() if entry is None)
 
     def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
         """A lease was called back."""
@@ -188,14 +196,22 @@ def _set_listener_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
-async def run(listeners: Sequence[Listener], templates: Path, bus_address: str | None = None) -> None:
-    """Work until SIGTERM or SIGINT, then drain. `bus_address` None is the system bus."""
+async def run(
+    listeners: Sequence[Listener],
+    templates: Path,
+    bus_address: str | None = None,
+    counts: Path | None = None,
+) -> None:
+    """Work until SIGTERM or SIGINT, then drain. `bus_address` None is the system bus.
+
+    Requests are counted in the file `counts`, or nowhere to be seen.
+    """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     notifier = sdnotify.SystemdNotifier()
-    worker = Worker(Pages(templates))
+    worker = Worker(Pages(templates), counts=counts)
     bus = ManagerBus(worker, address=bus_address)
     worker.use_bus(bus)
     background = [
