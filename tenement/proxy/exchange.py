@@ -548,6 +548,7 @@ class Exchange:
         if self._gate is not None:
             self._gate.in_flight -= 1
             self._gate = None
+        worker.counters.count(self._target_name, self._status, monotonic() - self._started, self._sent)
         if self._status >= worker.access.threshold:
             self._log()
 
