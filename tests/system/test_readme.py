@@ -44,7 +44,8 @@ def test_the_demo_finds_everything_right(box: Box) -> None:
         assert "$ ten spawn notes:alice\n" in shown
         assert "woken and answered in" in shown
     finally:
-        box.run(f"ten rm --purge --yes notes:alice notes:bob; mv /root/notes.toml {config}; ten reload", check=False)
+        box.run("ten rm --purge --yes notes:alice notes:bob", check=False)
+        box.run(f"mv /root/notes.toml {config} && ten reload")
 
 
 def test_the_commands_for_workers_work_as_written(box: Box) -> None:
