@@ -22,7 +22,7 @@ DOMAIN_MAX: Final = 253
 UNIT_NAME_MAX: Final = 255
 """Longest name of a unit (systemd counts a final NUL in its own UNIT_NAME_MAX), and of its control group."""
 
-RESERVED_SERVICES: Final = frozenset({"proxy"})
+RESERVED_SERVICES: Final = frozenset({"log-reader", "proxy"})
 """Service names whose units would be tenement's own: tenement-proxy@1.service is the first proxy worker."""
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

@@ -176,7 +176,7 @@ def status(
     # journalctl's options are read by tenement.cli.logs: typer cannot express those whose value is optional.
     # There is no -h, because it would be found in `-S -1h`.
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-    options_metavar="[OPTIONS OF JOURNALCTL]",
+    options_metavar="[OPTIONS OF JOURNALCTL] [--search TEXT] [--json]",
     epilog="Takes these options of journalctl(1): -f, -n, -r, -S, -U, -g, -p, -b, -o, --utc, --no-pager.",
 )
 def logs(
@@ -188,13 +188,12 @@ def logs(
     ] = None,
 ) -> int:
     """Show what tenants have printed, from the journal."""
-    from tenement.cli.logs import UnknownOption, exec_journalctl, split
+    from tenement.cli.logs import UnknownOption, run
 
     try:
-        options, selectors = split(arguments or [])
+        return run(arguments or [])
     except UnknownOption as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
-    exec_journalctl(options, selectors)
 
 
 @app.command()

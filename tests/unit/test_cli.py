@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tenement.cli.listing import details, listing
 from tenement.cli.text import Screen, ago, printable, size, table
 from tenement.client import NOT_ALLOWED
 from tenement.errors import AlreadyExists, Denied, InvalidConfig, NotFound, Problem, StartFailed, Unreachable
+from tenement.logs import journalctl
 
 NOW = 1_000_000_000.0
 LONG = "notes:" + "a" * 63
@@ -493,20 +495,22 @@ def test_logs_become_journalctl_for_the_units(ten: Ten, monkeypatch: pytest.Monk
         called.append(arguments)
         raise SystemExit
 
-    monkeypatch.setattr(logs.os, "execvp", execvp)
-    monkeypatch.setattr(logs, "known_services", lambda: ["blog", "notes"])
-    for arguments in (["notes:alice", "my-app", "-fn5"], ["-S", "-1h"]):
+    monkeypatch.setattr(os, "execvp", execvp)
+    monkeypatch.setattr(logs, "may_read_journal", lambda: True)
+    monkeypatch.setattr(journalctl, "known_services", lambda: ["blog", "my-app"])
+    for arguments in (["notes:alice", "notes:bob", "-fn5"], ["-S", "-1h"]):
         with pytest.raises(SystemExit):
             ten("logs", *arguments)
     assert called == [
         [
-            "journalctl",
-            "-f",
-            "-n5",
-            "--unit=tenement-notes@alice.service",
-            "--unit=tenement-my-app@*.service",
+            *("journalctl", "-f", "-n5"),
+            *("--unit=tenement-notes@alice.service", "--unit=tenement-notes@bob.service"),
         ],
-        ["journalctl", "-S", "-1h", "--unit=tenement-blog@*.service", "--unit=tenement-notes@*.service"],
+        [
+            *("journalctl", "-S", "-1h"),
+            *("_SYSTEMD_SLICE=tenement-blog.slice", "+", "_PID=1", "TENANT_SERVICE=blog", "+"),
+            *(r"_SYSTEMD_SLICE=tenement-my\x2dapp.slice", "+", "_PID=1", "TENANT_SERVICE=my-app"),
+        ],
     ]
     assert ten("logs", "notes:*")[0] == 2
     assert ten("logs", "*")[0] == 2
