@@ -77,7 +77,6 @@ def test_own_services_are_sandboxed(box: Box, unit: str, limit: float) -> None:
         ("tenement-proxy", "GetRoutes", True),
         ("tenement-proxy", "List s ''", False),
         ("tenement-proxy", "Spawn ssb notes mallory false", False),
-        ("tenement-api", "List s ''", True),
         ("root", "List s ''", True),
     ],
 )

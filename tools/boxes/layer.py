@@ -54,6 +54,7 @@ BENCH_MASKED = ("haproxy.service", "nginx.service")
 
 # Changing how layers are built, and not only what is in them, needs new ones: count up.
 LAYER_FORMAT = 1
+KEEP_LAYER_S = 7 * 86400.0
 
 
 def control_packages(*names: str) -> tuple[str, ...]:
@@ -95,6 +96,11 @@ class Layer:
     def path(self) -> Path:
         """Where the layer lies once it is built."""
         return CACHE / "layers" / f"{self.name}-{self.key}"
+
+    @property
+    def last_used(self) -> Path:
+        """An empty file whose time tells when the layer was last wanted."""
+        return self.path.with_suffix(".used")
 
     @property
     def stack(self) -> list[Path]:
@@ -150,9 +156,10 @@ def ensure(wanted: Layer) -> None:
     """Build the layer, and those below it, unless they exist."""
     if wanted.parent:
         ensure(wanted.parent)
+    require_tools()
+    wanted.last_used.touch()
     if wanted.path.is_dir():
         return
-    require_tools()
     with locked(CACHE / "layers" / f"{wanted.name}.lock"):
         if wanted.path.is_dir():
             return
@@ -164,6 +171,15 @@ def ensure(wanted: Layer) -> None:
         with tempfile.TemporaryDirectory(prefix="building-", dir=CACHE / "layers") as scratch:
             build_layer(wanted, Path(scratch), log)
         say(f"the layer '{wanted.name}' took {time.monotonic() - started:.0f} s")
+        forget_old_layers(wanted.name)
+
+
+def forget_old_layers(name: str) -> None:
+    """Delete the layers of this name that nothing has used for a week; no box runs that long."""
+    for last_used in (CACHE / "layers").glob(f"{name}-*.used"):
+        if last_used.stat().st_mtime < time.time() - KEEP_LAYER_S:
+            shutil.rmtree(last_used.with_suffix(""), ignore_errors=True)
+            last_used.unlink()
 
 
 def build_layer(wanted: Layer, scratch: Path, log: Path) -> None:
