@@ -83,7 +83,7 @@ def tenant_unit(service: Service, name: TenantName, launch: Launch, systemd_vers
         *_restarts(service),
         *_limits(service),
         *_listening(service, name),
-        *_credentials(service),
+        *_credentials(service, _placeholders(service, name, launch)),
         *(_sandbox(service, name, launch, systemd_version) if service.isolation == "namespace" else ()),
     ]
 
@@ -169,7 +169,8 @@ def _process(service: Service, name: TenantName, launch: Launch) -> list[Propert
     return [
         # A missing program fails the start at once; "simple" would report success first.
         Property("Type", "s", "exec"),
-        Property("ExecStart", "a(sasb)", [[command[0], command, False]]),
+        # Arguments are the operator's words: systemd would replace $VARIABLES in them.
+        Property("ExecStartEx", "a(sasas)", [[command[0], command, ["no-env-expand"]]]),
         Property("WorkingDirectory", "s", workdir),
         Property("Environment", "as", [f"{key}={value}" for key, value in variables.items()]),
         Property("TimeoutStopUSec", "t", _usec(service.stop_timeout_s)),
@@ -223,13 +224,13 @@ def _listening(service: Service, name: TenantName) -> list[Property]:
             return []
 
 
-def _credentials(service: Service) -> list[Property]:
+def _credentials(service: Service, values: dict[str, str]) -> list[Property]:
     plain, encrypted, inline = [], [], []
     for key, credential in service.credentials.items():
         if credential.path is not None:
-            plain.append([key, credential.path])
+            plain.append([key, fill(credential.path, values)])
         elif credential.encrypted_path is not None:
-            encrypted.append([key, credential.encrypted_path])
+            encrypted.append([key, fill(credential.encrypted_path, values)])
         elif credential.encrypted_value is not None:
             inline.append([key, credential.encrypted_value.encode()])
     found = [
