@@ -37,7 +37,7 @@ class Bus(Protocol):
         """Wait until the tenant is ready; its address and the lease's generation."""
 
     def release(self, service: str, id_: str, generation: int) -> None:
-        """Give a lease back, without waiting."""
+        """Give a lease back, without waiting. Generation 0 ends a call of `lease` that nobody needs now."""
 
     def report(self, service: str, id_: str, generation: int, what: str) -> None:
         """Say that an app did not answer ("refused" or "reset"), without waiting."""
@@ -98,10 +98,11 @@ class Lease[P: Pool]:
 class _Wanted:
     """Requests waiting for one tenant."""
 
-    __slots__ = ("revoked", "task", "waiters")
+    __slots__ = ("abandoned", "revoked", "task", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
+        self.abandoned = False
         self.revoked: set[int] = set()
         self.task: asyncio.Task[None] | None = None
 
@@ -145,10 +146,17 @@ class Leases[P: Pool]:
         wanted.waiters[waiter] = None
 
     def give_up(self, tenant: Tenant, waiter: Waiter) -> None:
-        """Forget a waiter whose client is gone. What the call brings is released like any unused lease."""
+        """Forget a waiter whose client is gone.
+
+        When it was the last, the manager need not start the tenant. If the call brings a lease all the same, that
+        is released like any unused one.
+        """
         wanted = self._wanted.get(tenant.name)
-        if wanted is not None:
-            wanted.waiters.pop(waiter, None)
+        if wanted is not None and waiter in wanted.waiters:
+            del wanted.waiters[waiter]
+            if not wanted.waiters:
+                wanted.abandoned = True
+                self._bus.release(tenant.service, tenant.id, 0)
 
     def finish(self, lease: Lease[P]) -> None:
         """End one use of a lease."""
@@ -263,6 +271,12 @@ class Leases[P: Pool]:
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
                 continue
+            except TenementError:
+                if wanted.abandoned and wanted.waiters:
+                    # Others came after the call was given up.
+                    wanted.abandoned = False
+                    continue
+                raise
             if generation in wanted.revoked:
                 self._bus.release(tenant.service, tenant.id, generation)
                 continue
