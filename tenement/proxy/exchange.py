@@ -111,7 +111,7 @@ class Exchange:
         try:
             target = worker.table.find(head.fields.host, head.target)
         except BadHost as error:
-            self.answer(400, detail=str(error))
+            self.answer(400, detail=str(error), close=True)
             return
         if type(target) is not Tenant:
             if target is None:
@@ -393,7 +393,8 @@ class Exchange:
 
     def app_resumed(self) -> None:
         """The app takes more of the request."""
-        self._window_at, self._window_bytes = monotonic(), self._received
+        if self._request is not None:
+            self._window_at, self._window_bytes = monotonic(), self._received
         self._client.resume_body()
 
     # Private: the way to the app

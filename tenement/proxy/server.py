@@ -139,6 +139,16 @@ class ClientConnection(asyncio.Protocol):
         """Whether it carries nothing, not even the beginning of a request."""
         return self._exchange is None and not self._partial and not self._closing
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What is written and not yet taken by the kernel."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def kept_bytes(self) -> int:
+        """What was read and cannot be used yet."""
+        return len(self._buffer)
+
     def sweep(self, now: float) -> None:
         """Look at the deadlines."""
         if self._exchange is not None:

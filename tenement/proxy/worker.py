@@ -121,6 +121,16 @@ class Worker:
             )
             self._servers.append(server)
 
+    @property
+    def clients(self) -> list[ClientConnection]:
+        """The connections of clients, oldest first."""
+        return list(self._clients)
+
+    @property
+    def connections(self) -> int:
+        """How many connections of clients there are."""
+        return len(self._clients)
+
     def add_client(self, client: ClientConnection) -> None:
         """Count a new connection; at the limit the one idle for longest goes, or the new one is turned
         away.
