@@ -148,8 +148,8 @@ class Leases[P: Pool]:
     def give_up(self, tenant: Tenant, waiter: Waiter) -> None:
         """Forget a waiter whose client is gone.
 
-        When it was the last, the manager need not start the tenant. If the call brings a lease all the same, that
-        is released like any unused one.
+        When it was the last, the manager need not start the tenant. If the call brings a lease all the same,
+        that is released like any unused one.
         """
         wanted = self._wanted.get(tenant.name)
         if wanted is not None and waiter in wanted.waiters:
