@@ -34,6 +34,10 @@ SERVER_PACKAGES = (
 )
 # Runtimes and servers that tenants, and tests of them, use inside the box.
 APP_PACKAGES = ("nodejs", "openssl", "pebble")
+# An ACME server needs a name server to ask, and a plugin to write to it; and somebody has to look at the result.
+TLS_PACKAGES = ("knot", "python3-certbot-dns-rfc2136", "sslscan")
+# Tests run it themselves.
+MASKED = ("knot.service",)
 TEST_PACKAGES = (
     "build-essential",
     "curl",
@@ -117,7 +121,7 @@ def requirements() -> tuple[str, ...]:
 def layer(name: str) -> Layer:
     """Describe the layer `box`, `test` or `bench`."""
     runtime = control_packages("Depends", "Recommends")
-    base = Layer("box", (*SERVER_PACKAGES, *APP_PACKAGES, *runtime))
+    base = Layer("box", (*SERVER_PACKAGES, *APP_PACKAGES, *TLS_PACKAGES, *runtime), masked=MASKED)
     if name == "test":
         return Layer(
             "test", (*TEST_PACKAGES, *control_packages("Build-Depends")), base, {"/opt/lint": requirements()}
