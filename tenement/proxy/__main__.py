@@ -21,15 +21,14 @@ _FIRST_FD: Final = 3
 
 
 def inherited_listeners() -> list[Listener]:
-    """The sockets that systemd passed, as sd_listen_fds_with_names(3) has it. TLS is not spoken yet: not
-    `https`.
-    """
+    """The sockets that systemd passed, as sd_listen_fds_with_names(3) has it."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS", "0"))
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     sockets = zip(range(_FIRST_FD, _FIRST_FD + count), names, strict=False)
-    return [Listener(socket.socket(fileno=fd), b"http") for fd, name in sockets if name == "http"]
+    schemes = ("http", "https")
+    return [Listener(socket.socket(fileno=fd), name.encode()) for fd, name in sockets if name in schemes]
 
 
 def opened_listener(address: str) -> Listener:

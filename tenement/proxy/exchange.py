@@ -108,6 +108,9 @@ class Exchange:
         head = self.head
         worker = self._worker
         self._request_id = head.fields.request_id or worker.next_request_id()
+        if (aside := self._client.aside(head)) is not None:
+            self.answer(aside.status, fields=aside.fields, body=aside.body)
+            return
         try:
             target = worker.table.find(head.fields.host, head.target)
         except BadHost as error:
@@ -314,7 +317,13 @@ class Exchange:
         """Pass on an answer that has come at once."""
         self._status = head.status
         self._begun = True
-        if head.verbatim and self.head.fields.keep_alive and self.request_done and self.head.minor:
+        if (
+            head.verbatim
+            and self.head.fields.keep_alive
+            and self.request_done
+            and self.head.minor
+            and not self._client.hsts
+        ):
             if self._worker.draining:
                 self._closes = True
                 self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
@@ -470,18 +479,27 @@ class Exchange:
         )
 
     def _head_to_client(self, head: ResponseHead, data: bytes) -> bytes:
-        """The answer's head with this hop's own Connection field, where one is needed."""
+        """The answer's head with this hop's own fields, where they are needed. HSTS comes last: an app's own
+        counts (RFC 6797, 8.1).
+        """
+        hsts = b"\r\n" + self._client.hsts if self._client.hsts else b""
         if self.head.minor == 0:
             lines = head.relay(framed=head.length >= 0)
-            return lines + (
-                b"\r\nConnection: close\r\n\r\n" if self._closes else b"\r\nConnection: keep-alive\r\n\r\n"
-            )
+            connection = b"close" if self._closes else b"keep-alive"
+            return b"%b%b\r\nConnection: %b\r\n\r\n" % (lines, hsts, connection)
         if self._closes:
-            return head.relay() + b"\r\nConnection: close\r\n\r\n"
-        return data if head.verbatim else head.relay() + b"\r\n\r\n"
+            return head.relay() + hsts + b"\r\nConnection: close\r\n\r\n"
+        return data if head.verbatim and not hsts else head.relay() + hsts + b"\r\n\r\n"
 
     def answer(
-        self, status: int, *, retry_after_s: float | None = None, close: bool = False, detail: str = ""
+        self,
+        status: int,
+        *,
+        retry_after_s: float | None = None,
+        close: bool = False,
+        detail: str = "",
+        fields: bytes = b"",
+        body: bytes | None = None,
     ) -> None:
         """Answer in the app's place."""
         head = self.head
@@ -498,6 +516,8 @@ class Exchange:
                 keep_alive=head.minor == 0 and not self._closes,
                 to_head=head.method == b"HEAD",
                 detail=detail,
+                fields=fields + (self._client.hsts + b"\r\n" if self._client.hsts else b""),
+                body=body,
             )
         )
         self._finish(False)

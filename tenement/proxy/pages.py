@@ -16,11 +16,13 @@ INSTALLED: Final = Path("/usr/share/tenement/templates/errors")
 
 _ID: Final = "@REQUEST-ID@"
 _TEXTS: Final[dict[int, str]] = {
+    308: "This is only served over HTTPS.",
     400: "The request could not be understood.",
     404: "There is nothing at this address.",
     408: "The request took too long to arrive.",
     413: "What was sent is larger than this service accepts.",
     414: "The address is too long.",
+    421: "This connection was made for another host.",
     429: "Too many requests. Please try again in a moment.",
     431: "The request's headers are too large.",
     500: "Something went wrong here.",
@@ -72,10 +74,17 @@ class Pages:
         keep_alive: bool = False,
         to_head: bool = False,
         detail: str = "",
+        fields: bytes = b"",
+        body: bytes | None = None,
     ) -> bytes:
         """The whole answer. `detail`, for JSON and plain refusals, must hold nothing internal; `close` and
-        `keep_alive` say it in the Connection field."""
-        if "text/html" in accept:
+        `keep_alive` say it in the Connection field. `fields` go into the head, each with a line end behind it; a
+        `body` of one's own needs its Content-Type among them.
+        """
+        kind = ""
+        if body is not None:
+            pass
+        elif "text/html" in accept:
             kind, body = (
                 "text/html; charset=utf-8",
                 self._html[status].replace(_ID, request_id.decode()).encode(),
@@ -83,7 +92,7 @@ class Pages:
         else:
             kind = "application/json"
             body = _as_json(status, detail, request_id)
-        return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head)
+        return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head, fields)
 
     def waiting(self, *, request_id: bytes, close: bool, keep_alive: bool, to_head: bool) -> bytes:
         """The page that reloads itself until the service is awake."""
@@ -111,13 +120,15 @@ def _assemble(
     close: bool,
     keep_alive: bool,
     to_head: bool,
+    fields: bytes = b"",
 ) -> bytes:
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        f"Content-Type: {kind}",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
     ]
+    if kind:
+        lines.append(f"Content-Type: {kind}")
     if request_id:
         lines.append(f"X-Request-Id: {request_id.decode()}")
     if retry_after_s is not None:
@@ -126,4 +137,4 @@ def _assemble(
         lines.append("Connection: close")
     elif keep_alive:
         lines.append("Connection: keep-alive")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if to_head else body)
+    return "\r\n".join(lines).encode() + b"\r\n" + fields + b"\r\n" + (b"" if to_head else body)

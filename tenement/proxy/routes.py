@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from tenement.proxy.hosts import BadHost, fold
+from tenement.tls.selection import Certificate
 
 CACHE_SIZE: Final = 10_000
 """Hosts whose target is remembered; visitors choose hosts, so there has to be an end."""
@@ -40,6 +41,14 @@ class TenantEntry(msgspec.Struct, frozen=True):
     enabled: bool = True
 
 
+class TlsPolicy(msgspec.Struct, frozen=True):
+    """How TLS is served. `default` is the certificate for clients that name no host; `hsts_s` 0 sends no HSTS."""
+
+    enabled: bool = False
+    default: str | None = None
+    hsts_s: int = 0
+
+
 class Document(msgspec.Struct, frozen=True):
     """The routes document: the reply of `GetRoutes`."""
 
@@ -51,16 +60,20 @@ class Document(msgspec.Struct, frozen=True):
     trusted_proxies: list[str] = []
     access_log: str = "errors"
     sticky_key: str = ""
+    tls: TlsPolicy = TlsPolicy()
+    certificates: dict[str, Certificate] = {}
+    challenges: dict[str, str] = {}
     services: dict[str, Policy] = {}
     tenants: dict[str, TenantEntry] = {}
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What `RoutesChanged` carries: tenants that are new, other or gone (None); or everything has to be read
-    anew.
-    """
+    """What `RoutesChanged` carries: what is new, other or gone (None); or everything has to be read anew."""
 
     tenants: dict[str, TenantEntry | None] = {}
+    hosts: dict[str, str | None] = {}
+    certificates: dict[str, Certificate | None] = {}
+    challenges: dict[str, str | None] = {}
     reload: bool = False
 
 
@@ -169,7 +182,12 @@ class Table:
         return service in self.services and id_ in self.services[service].members
 
     def apply(self, change: Change) -> None:
-        """Follow a change of some tenants. A service not heard of before gets the default policy."""
+        """Follow a change of tenants and hosts. A service not heard of before gets the default policy."""
+        for host, target in change.hosts.items():
+            if target is None:
+                self._hosts.pop(_folded(host), None)
+            else:
+                self._hosts[_folded(host)] = target
         for name, entry in change.tenants.items():
             if entry is None:
                 service, _, id_ = name.partition(":")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from tenement.proxy import forwarded
 from tenement.proxy.exchange import Exchange
 from tenement.proxy.request_head import BadRequest, Fields, RequestHead, check_part, parse
+from tenement.proxy.tls import Aside
 
 if TYPE_CHECKING:
     from tenement.proxy.worker import Worker
@@ -46,6 +47,8 @@ class ClientConnection(asyncio.Protocol):
         "_trusted",
         "_worker",
         "body_is_paused",
+        "guard",
+        "hsts",
         "peer",
         "write",
     )
@@ -83,6 +86,8 @@ class ClientConnection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else "127.0.0.1"
         self._trusted = self.peer in worker.trusted
+        self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
+        self.hsts = worker.tls.hsts if self._scheme == b"https" else b""
         self._deadline = worker.now + settings.head_timeout_s
         worker.add_client(self)
 
@@ -178,6 +183,10 @@ class ClientConnection(asyncio.Protocol):
 
     # What the exchange calls
 
+    def aside(self, head: RequestHead) -> Aside | None:
+        """The answer to a request that needs no tenant; see `tls`."""
+        return self.guard.check(head, self._trusted)
+
     def origin_fields(self, fields: Fields) -> bytes:
         """The fields that tell the app where the request came from; the last host's are kept ready."""
         if fields.origin and self._trusted:
@@ -246,6 +255,9 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._closing = True
         self._deadline = self._worker.now + self._worker.settings.linger_s
+        if reset and self._scheme == b"https":
+            self._transport.abort()  # A proper end of TLS would say that the answer was complete.
+            return
         if reset:
             sock = self._transport.get_extra_info("socket")
             if sock is not None:

@@ -29,6 +29,7 @@ from tenement.proxy.pages import Pages
 from tenement.proxy.routes import Change, Document, Table
 from tenement.proxy.server import ClientConnection
 from tenement.proxy.settings import Settings
+from tenement.proxy.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S, Tls
 from tenement.proxy.upstream import Connector, UpstreamPool
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Worker:
         self.now = monotonic()
         self.ready = asyncio.Event()
         self.leases: Leases[UpstreamPool]
+        self.tls = Tls(self)
         self._connector = Connector(settings)
         self._clients: dict[ClientConnection, None] = {}
         self._empty = asyncio.Event()
@@ -91,12 +93,14 @@ class Worker:
         self.access.set_mode(document.access_log)
         sizes = [policy.max_header_bytes for policy in document.services.values()]
         self.max_head_bytes = max([self.settings.max_head_bytes, *sizes])
+        self.tls.replace(document)
         self.counters.prune_all()
         self.ready.set()
 
     def routes_changed(self, change: Change) -> None:
-        """Follow a change of some tenants."""
+        """Follow a change of the routes."""
         self.table.apply(change)
+        self.tls.change(change)
         self.counters.prune(name for name, entry in change.tenants.items() if entry is None)
 
     def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
@@ -114,10 +118,14 @@ class Worker:
         loop = asyncio.get_running_loop()
         for sock, scheme in listeners:
             _set_listener_options(sock)
+            secure = scheme == b"https"
             server = await loop.create_server(
                 lambda scheme=scheme: ClientConnection(self, scheme),  # type: ignore[misc]
                 sock=sock,
                 backlog=_BACKLOG,
+                ssl=self.tls.context if secure else None,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if secure else None,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if secure else None,
             )
             self._servers.append(server)
 

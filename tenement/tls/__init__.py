@@ -1,0 +1,1 @@
+"""Certificates: which names need one, how they are got through certbot, kept, checked and chosen."""
