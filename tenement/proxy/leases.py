@@ -201,7 +201,7 @@ class Leases[P: Pool]:
         ]
         for lease in unused:
             self._retire(lease)
-        for lease in self._retired:
+        for lease in list(self._retired):
             if lease.cut_at is not None and lease.cut_at <= now:
                 log.info("%s: cutting %d requests at the end of drain_timeout", lease.name, lease.active)
                 lease.cut_at = None

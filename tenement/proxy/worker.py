@@ -164,7 +164,12 @@ class Worker:
             await asyncio.sleep(self.settings.sweep_interval_s)
             now = self.now = monotonic()
             for client in list(self._clients):
-                client.sweep(now)
+                try:
+                    client.sweep(now)
+                except Exception:
+                    # One connection in a state nobody thought of must not stop the deadlines of all others.
+                    log.exception("%s: cut after a fault of the proxy", client.peer)
+                    client.abort()
             self.leases.sweep(now)
             for lease in self.leases.held.values():
                 lease.pool.sweep(now)

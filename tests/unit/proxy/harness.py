@@ -215,7 +215,8 @@ class Site:
             client.close()
         assert self._sweep is not None
         self._sweep.cancel()
-        await asyncio.gather(self._sweep, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweep
         await self.worker.drain()
         for app in self.apps:
             await app.stop()
@@ -240,7 +241,9 @@ async def site(**settings: Any) -> AsyncIterator[Site]:
 
 
 def at_a_site(**settings: Any) -> Callable[[Callable[[Site], Awaitable[None]]], Callable[[], None]]:
-    """Make a test of a coroutine function that takes a site: on the loop that workers use, within bounded time."""
+    """Make a test of a coroutine function that takes a site: on the loop that workers use, within bounded
+    time.
+    """
 
     def decorate(test: Callable[[Site], Awaitable[None]]) -> Callable[[], None]:
         async def run() -> None:

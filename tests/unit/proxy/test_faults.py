@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from tenement.errors import Disabled, Internal, NotFound, Overloaded, StartFailed, StartTimeout, TenementError
+from tenement.errors import (
+    Conflict,
+    Disabled,
+    Internal,
+    NotFound,
+    Overloaded,
+    StartFailed,
+    StartTimeout,
+    TenementError,
+)
 from tests.unit.proxy.harness import (
     App,
     Conversation,
@@ -34,7 +43,7 @@ BROKEN = {
     "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
     "an endless head": b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 20_000,
     "endless interim answers": b"HTTP/1.1 102 Processing\r\n\r\n" * 100,
-    "an upgrade nobody asked for": b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "an upgrade nobody asked for": b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n",
     "connection names the length": b"HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 5\r\n\r\nhello",
 }
 
@@ -355,9 +364,35 @@ async def test_a_client_that_leaves_while_waiting_is_forgotten_and_the_lease_rel
     await eventually(lambda: bool(here.manager.calls))
     client.reset()
     await eventually(lambda: not here.worker.connections)
+    # The wait is given up; the grant that comes all the same is given back.
+    assert here.manager.released == [("notes:alice", 0)]
     here.manager.gate.set()
-    await eventually(lambda: here.manager.released == [("notes:alice", 1)])
+    await eventually(lambda: here.manager.released == [("notes:alice", 0), ("notes:alice", 1)])
     assert app.connections == 0
+
+
+@at_a_site()
+async def test_a_request_that_comes_after_the_others_gave_up_still_gets_its_lease(here: Site):
+    app = await here.app(replies(ok()))
+    here.manager.gate.clear()
+    here.manager.errors["notes:alice"] = Conflict("notes:alice: the caller waits no longer")
+    first = await here.client()
+    first.send(get())
+    await eventually(lambda: bool(here.manager.calls))
+    first.reset()
+    await eventually(lambda: not here.worker.connections)
+    second = await here.client()
+    second.send(get())
+    await eventually(lambda: bool(here.worker.leases._wanted["notes:alice"].waiters))
+
+    def second_call_succeeds(name: str) -> None:
+        if len(here.manager.calls) > 1:
+            del here.manager.errors[name]
+
+    here.manager.on_lease = second_call_succeeds
+    here.manager.gate.set()
+    assert b" 200 " in await second.head()
+    assert app.connections == 1
 
 
 @at_a_site()
