@@ -40,6 +40,7 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
+        "_added",
         "_answer_length",
         "_attempts",
         "_begun",
@@ -50,6 +51,7 @@ class Exchange:
         "_half_closed",
         "_lease",
         "_over",
+        "_page_at",
         "_paused_since",
         "_policy",
         "_received",
@@ -99,6 +101,8 @@ class Exchange:
         self._sent = 0
         self._answer_length = 0
         self._deadline = _NEVER
+        self._page_at = _NEVER
+        self._added = client.hsts
         self._half_closed = False
         self._silent_since = _NEVER
         self._paused_since = _NEVER
@@ -124,7 +128,7 @@ class Exchange:
                 self._begin_root(target)
                 return
             assert type(target) is Service
-            chosen = target.choose_at_random()
+            chosen = self._choose(target)
             if chosen is None:
                 self.answer(503, retry_after_s=_OVERLOADED_RETRY_S)
                 return
@@ -143,6 +147,8 @@ class Exchange:
         lease = worker.leases.held.get(target.name)
         if lease is None:
             self._waiting = True
+            if target.policy.waiting_page and self._is_navigation():
+                self._page_at = self._started + worker.settings.waiting_page_s
             worker.leases.wait(target, self)
             return
         lease.active += 1
@@ -219,6 +225,8 @@ class Exchange:
         if now >= self._deadline:
             self._deadline = _NEVER
             self._fail(504)
+        elif self._waiting and now >= self._page_at:
+            self._answer_waiting()
         elif self.takes_body and not self._begun:
             self._check_progress(now)
         elif now - self._paused_since >= settings.stalled_client_s:
@@ -317,22 +325,11 @@ class Exchange:
         """Pass on an answer that has come at once."""
         self._status = head.status
         self._begun = True
-        if (
-            head.verbatim
-            and self.head.fields.keep_alive
-            and self.request_done
-            and self.head.minor
-            and not self._client.hsts
-        ):
-            if self._worker.draining:
-                self._closes = True
-                self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
-            else:
-                self._sent += len(data)
-                self._client.write(data)
-        else:
-            self._closes = self._closes_after(head)
-            self._write(self._head_to_client(head, data[: head.end]) + data[head.end :])
+        self._closes = closes = self._closes_after(head)
+        if closes or self._added or not head.verbatim or not self.head.minor:
+            data = self._head_to_client(head, data[: head.end]) + data[head.end :]
+        self._sent += len(data)
+        self._client.write(data)
         self._finish(head.persistent)
 
     def answer_begins(self, head: ResponseHead, data: bytes) -> None:
@@ -417,6 +414,34 @@ class Exchange:
         self._lease = lease
         self._send(lease)
 
+    def _choose(self, service: Service) -> Tenant | None:
+        """The tenant of a service for this request: the visitor's, or one by weight, or None."""
+        sticky = self._worker.sticky
+        if not (service.policy.sticky and sticky):
+            return service.choose_at_random()
+        id_ = sticky.read(self.head.fields.cookies, service.name)
+        tenant = service.members.get(id_) if id_ is not None else None
+        if tenant is not None and tenant.enabled and tenant.weight > 0:
+            return tenant
+        tenant = service.choose_at_random()
+        if tenant is not None:
+            value = sticky.cookie(service.name, tenant.id, secure=self._client.secure)
+            self._added += b"\r\nSet-Cookie: " + value
+        return tenant
+
+    def _is_navigation(self) -> bool:
+        """Whether a person waits for a page; anything else would take the waiting page for its answer."""
+        return self.head.method == b"GET" and "text/html" in self.head.fields.accept
+
+    def _answer_waiting(self) -> None:
+        """Show the page that comes again until the tenant is awake. The start goes on meanwhile."""
+        assert self._tenant is not None
+        self._waiting = False
+        self._worker.leases.give_up(self._tenant, self, returns=True)
+        page = self._worker.pages.waiting(self._request_id)
+        fields = b"Content-Type: text/html; charset=utf-8\r\n"
+        self.answer(503, retry_after_s=_OVERLOADED_RETRY_S, fields=fields, body=page)
+
     def _within_limits(self, tenant: Tenant) -> bool:
         """Check what the service limits; answers if a limit is reached."""
         policy = tenant.policy
@@ -479,17 +504,18 @@ class Exchange:
         )
 
     def _head_to_client(self, head: ResponseHead, data: bytes) -> bytes:
-        """The answer's head with this hop's own fields, where they are needed. HSTS comes last: an app's own
-        counts (RFC 6797, 8.1).
+        """The answer's head with this hop's own fields, where they are needed.
+
+        They come last: an app's own Strict-Transport-Security counts (RFC 6797, 8.1).
         """
-        hsts = b"\r\n" + self._client.hsts if self._client.hsts else b""
-        if self.head.minor == 0:
-            lines = head.relay(framed=head.length >= 0)
-            connection = b"close" if self._closes else b"keep-alive"
-            return b"%b%b\r\nConnection: %b\r\n\r\n" % (lines, hsts, connection)
         if self._closes:
-            return head.relay() + hsts + b"\r\nConnection: close\r\n\r\n"
-        return data if head.verbatim and not hsts else head.relay() + hsts + b"\r\n\r\n"
+            framed = self.head.minor == 1 or head.length >= 0
+            return head.relay(framed=framed) + self._added + b"\r\nConnection: close\r\n\r\n"
+        if self.head.minor == 0:
+            return head.relay() + self._added + b"\r\nConnection: keep-alive\r\n\r\n"
+        if head.verbatim and not self._added:
+            return data
+        return head.relay() + self._added + b"\r\n\r\n"
 
     def answer(
         self,
@@ -516,7 +542,8 @@ class Exchange:
                 keep_alive=head.minor == 0 and not self._closes,
                 to_head=head.method == b"HEAD",
                 detail=detail,
-                fields=fields + (self._client.hsts + b"\r\n" if self._client.hsts else b""),
+                fields=fields,
+                added=self._added,
                 body=body,
             )
         )

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from tenement.errors import StartTimeout, TenementError, Unreachable
+from tenement.errors import Conflict, StartTimeout, TenementError, Unreachable
 from tenement.proxy.routes import Tenant
 
 log = logging.getLogger(__name__)
@@ -145,16 +145,16 @@ class Leases[P: Pool]:
             wanted.task = asyncio.get_running_loop().create_task(self._acquire(tenant, wanted))
         wanted.waiters[waiter] = None
 
-    def give_up(self, tenant: Tenant, waiter: Waiter) -> None:
-        """Forget a waiter whose client is gone.
+    def give_up(self, tenant: Tenant, waiter: Waiter, *, returns: bool = False) -> None:
+        """Forget a waiter whose client is gone, or `returns` for the answer later.
 
-        When it was the last, the manager need not start the tenant. If the call brings a lease all the same,
-        that is released like any unused one.
+        When it was the last and is gone, the manager need not start the tenant. If the call brings a lease all
+        the same, that is released like any unused one.
         """
         wanted = self._wanted.get(tenant.name)
         if wanted is not None and waiter in wanted.waiters:
             del wanted.waiters[waiter]
-            if not wanted.waiters:
+            if not wanted.waiters and not returns:
                 wanted.abandoned = True
                 self._bus.release(tenant.service, tenant.id, 0)
 
@@ -265,6 +265,11 @@ class Leases[P: Pool]:
                     tenant=tenant.name,
                     after_s=tenant.policy.startup_timeout_s,
                 ) from None
+            except Conflict:
+                if not wanted.waiters or self._clock() >= deadline:
+                    raise
+                # The wait was given up, and then somebody else came.
+                continue
             except Unreachable:
                 if self._clock() + retry_s >= deadline:
                     raise

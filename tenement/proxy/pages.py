@@ -75,11 +75,12 @@ class Pages:
         to_head: bool = False,
         detail: str = "",
         fields: bytes = b"",
+        added: bytes = b"",
         body: bytes | None = None,
     ) -> bytes:
         """The whole answer. `detail`, for JSON and plain refusals, must hold nothing internal; `close` and
-        `keep_alive` say it in the Connection field. `fields` go into the head, each with a line end behind it; a
-        `body` of one's own needs its Content-Type among them.
+        `keep_alive` say it in the Connection field. `fields` go into the head, each with a line end
+        behind it, and `added`, each with one in front; a `body` of one's own needs its Content-Type among them.
         """
         kind = ""
         if body is not None:
@@ -92,12 +93,12 @@ class Pages:
         else:
             kind = "application/json"
             body = _as_json(status, detail, request_id)
+        fields = (added[2:] + b"\r\n" if added else b"") + fields
         return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head, fields)
 
-    def waiting(self, *, request_id: bytes, close: bool, keep_alive: bool, to_head: bool) -> bytes:
+    def waiting(self, request_id: bytes) -> bytes:
         """The page that reloads itself until the service is awake."""
-        body = self._waiting.replace(_ID, request_id.decode()).encode()
-        return _assemble(503, "text/html; charset=utf-8", body, request_id, 1.0, close, keep_alive, to_head)
+        return self._waiting.replace(_ID, request_id.decode()).encode()
 
 
 def _as_json(status: int, detail: str, request_id: bytes) -> bytes:
@@ -120,7 +121,7 @@ def _assemble(
     close: bool,
     keep_alive: bool,
     to_head: bool,
-    fields: bytes = b"",
+    fields: bytes,
 ) -> bytes:
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

@@ -50,6 +50,7 @@ class ClientConnection(asyncio.Protocol):
         "guard",
         "hsts",
         "peer",
+        "secure",
         "write",
     )
 
@@ -87,7 +88,8 @@ class ClientConnection(asyncio.Protocol):
         self.peer = name[0] if isinstance(name, tuple) else "127.0.0.1"
         self._trusted = self.peer in worker.trusted
         self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
-        self.hsts = worker.tls.hsts if self._scheme == b"https" else b""
+        self.secure = self._scheme == b"https"
+        self.hsts = b"\r\n" + worker.tls.hsts if self.secure and worker.tls.hsts else b""
         self._deadline = worker.now + settings.head_timeout_s
         worker.add_client(self)
 
@@ -255,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._closing = True
         self._deadline = self._worker.now + self._worker.settings.linger_s
-        if reset and self._scheme == b"https":
+        if reset and self.secure:
             self._transport.abort()  # A proper end of TLS would say that the answer was complete.
             return
         if reset:

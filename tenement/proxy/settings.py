@@ -48,6 +48,9 @@ class Settings:
     connect_timeout_s: float = 10.0
     """For a connection to an app; its backlog may be full for a moment."""
 
+    waiting_page_s: float = 1.0
+    """A person waits this long for a start, and then sees the waiting page, if the service has it."""
+
     lease_linger_s: float = 1.0
     """A lease is given back this long after the last request on it."""
 

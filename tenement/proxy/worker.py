@@ -29,6 +29,7 @@ from tenement.proxy.pages import Pages
 from tenement.proxy.routes import Change, Document, Table
 from tenement.proxy.server import ClientConnection
 from tenement.proxy.settings import Settings
+from tenement.proxy.sticky import Sticky
 from tenement.proxy.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S, Tls
 from tenement.proxy.upstream import Connector, UpstreamPool
 
@@ -67,6 +68,7 @@ class Worker:
         self.ready = asyncio.Event()
         self.leases: Leases[UpstreamPool]
         self.tls = Tls(self)
+        self.sticky = Sticky("")
         self._connector = Connector(settings)
         self._clients: dict[ClientConnection, None] = {}
         self._empty = asyncio.Event()
@@ -91,6 +93,7 @@ class Worker:
         document = self.table.document
         self.trusted = TrustedProxies(document.trusted_proxies)
         self.access.set_mode(document.access_log)
+        self.sticky = Sticky(document.sticky_key)
         sizes = [policy.max_header_bytes for policy in document.services.values()]
         self.max_head_bytes = max([self.settings.max_head_bytes, *sizes])
         self.tls.replace(document)
@@ -120,7 +123,7 @@ class Worker:
             _set_listener_options(sock)
             secure = scheme == b"https"
             server = await loop.create_server(
-                lambda scheme=scheme: ClientConnection(self, scheme),  # type: ignore[misc]
+                lambda scheme=scheme: ClientConnection(self, scheme),
                 sock=sock,
                 backlog=_BACKLOG,
                 ssl=self.tls.context if secure else None,
