@@ -8,7 +8,7 @@ the counts survive the worker: the next one with the same number goes on from th
     records     of RECORD_BYTES: a name (NAME_BYTES, zero-padded), then CELLS unsigned numbers of 8 bytes
 
 in the machine's own byte order. A record belongs to a target: "notes:alice", "notes" (what removed tenants
-of the service have left behind), "tenement" (the API itself), or "-" (requests for unknown hosts: all of them
+of the service have left behind), "/" (the HTTP API itself), or "-" (requests for unknown hosts: all of them
 in one record, because visitors choose hosts). A record whose name is empty is free.
 """
 
@@ -29,6 +29,9 @@ BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 UNKNOWN: Final = "-"
 """The record of requests that lead nowhere."""
+
+ROOT: Final = "/"
+"""The record of requests to the base domain itself."""
 
 # Cells: requests by class of status (1xx to 5xx), buckets of durations, their sum in microseconds, bytes sent.
 CLASSES: Final = 5
@@ -56,7 +59,9 @@ class Counters:
 
     def __init__(self, path: Path | None, exists: Callable[[str], bool]) -> None:
         self._exists = exists
+        # Where the cells of each tenant's record begin; of the other records.
         self._bases: dict[str, int] = {}
+        self._others: dict[str, int] = {}
         self._free: list[int] = []
         self._fd = -1
         self._map = mmap.mmap(-1, _HEADER_BYTES + _GROWTH * RECORD_BYTES)
@@ -70,7 +75,7 @@ class Counters:
         self._load()
 
     def count(self, name: str, status: int, duration_s: float, sent_bytes: int) -> None:
-        """Count a request at its end. `name` is "" for one that led nowhere.
+        """Count a request at its end. `name` is "" for one that led nowhere, a tenant's, or any other.
 
         Upgraded connections (status 101) have no duration that would say anything about the app.
         """
@@ -89,12 +94,12 @@ class Counters:
     def prune(self, names: Iterable[str]) -> None:
         """Give the records of these tenants, which are gone, back; their counts stay in their service's."""
         for name in names:
-            if ":" in name and name in self._bases:
+            if name in self._bases:
                 self._retire(name)
 
     def prune_all(self) -> None:
         """Give back the record of every tenant that does not exist any more."""
-        self.prune([name for name in self._bases if ":" in name and not self._exists(name)])
+        self.prune([name for name in self._bases if not self._exists(name)])
 
     def close(self) -> None:
         """Leave the file as it is."""
@@ -126,28 +131,31 @@ class Counters:
             name = _name_at(self._map, offset)
             base = offset // 8 + _NAME_CELLS
             if name:
-                self._bases[name] = base
+                (self._bases if ":" in name else self._others)[name] = base
             else:
                 self._free.append(base)
         self._free.reverse()
 
     def _base_of(self, name: str) -> int:
-        """The record of a name that has none yet; of a tenant that is gone already its service's."""
-        if not name:
-            return self._bases.get(UNKNOWN) or self._add(UNKNOWN)
-        if ":" in name and not self._exists(name):
-            service = name.partition(":")[0]
-            return self._bases.get(service) or self._add(service)
+        """The record of anything but a tenant that has one already."""
+        if ":" not in name:
+            return self._other(ROOT if name else UNKNOWN)
+        if not self._exists(name):
+            return self._other(name.partition(":")[0])
         return self._add(name)
+
+    def _other(self, name: str) -> int:
+        base = self._others.get(name)
+        return self._add(name) if base is None else base
 
     def _add(self, name: str) -> int:
         if not self._free and not self._grow():
-            return self._bases.get(UNKNOWN) or next(iter(self._bases.values()))
+            return next(iter(self._others.values()), next(iter(self._bases.values())))
         base = self._free.pop()
         self._cells[base : base + CELLS] = memoryview(bytes(8 * CELLS)).cast("Q")
         start = (base - _NAME_CELLS) * 8
         self._map[start : start + NAME_BYTES] = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
-        self._bases[name] = base
+        (self._bases if ":" in name else self._others)[name] = base
         return base
 
     def _grow(self) -> bool:
@@ -177,8 +185,7 @@ class Counters:
 
     def _retire(self, name: str) -> None:
         """Move a tenant's counts to its service's record, so that their sum stays what it was."""
-        service = name.partition(":")[0]
-        to = self._bases.get(service) or self._add(service)
+        to = self._other(name.partition(":")[0])
         base = self._bases.pop(name)
         cells = self._cells
         cells[1] += 1

@@ -176,6 +176,10 @@ class Denied(TenementError):
     """The caller may not do this."""
 
 
+class Unauthorized(TenementError):
+    """The token is missing, unknown, expired or revoked."""
+
+
 class Unreachable(TenementError):
     """The manager does not answer, or there is no system bus.
 
@@ -197,6 +201,7 @@ _TABLE: Final[dict[type[TenementError], _Row]] = {
     InvalidName: _Row("InvalidName", 400, 2),
     NotFound: _Row("NotFound", 404, 3),
     Denied: _Row("Denied", 403, 4),
+    Unauthorized: _Row("Unauthorized", 401, 4),
     InvalidConfig: _Row("InvalidConfig", 422, 5),
     StartFailed: _Row("StartFailed", 502, 6),
     StartTimeout: _Row("StartTimeout", 504, 6),

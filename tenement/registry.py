@@ -12,6 +12,8 @@ from typing import Final, Self
 
 from tenement.errors import AlreadyExists, Internal, NotFound
 from tenement.names import TenantName
+from tenement.tokens import SCHEMA as TOKENS
+from tenement.tokens import TokenStore
 
 # One script a schema version, applied in order; a script is never changed once it was released.
 _MIGRATIONS: Final = (
@@ -26,6 +28,7 @@ _MIGRATIONS: Final = (
         PRIMARY KEY (service, id)
     ) STRICT, WITHOUT ROWID;
     """,
+    TOKENS,
 )
 
 
@@ -69,6 +72,11 @@ class Registry:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def tokens(self) -> TokenStore:
+        """The tokens of the HTTP API."""
+        return TokenStore(self._db)
 
     def tenants(self) -> list[Row]:
         """Every registered tenant, sorted by name."""

@@ -5,6 +5,7 @@ Who may call what is decided by the bus policy (dev.tenement.Manager.conf) befor
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -144,7 +145,11 @@ class BusService:
     async def _answer(self, message: Message, method: Method) -> None:
         try:
             body = await method.handler(message.sender, *message.body)
-            reply = Message.new_method_return(message, "".join(a.signature for a in method.outputs), body)
+            signature = "".join(a.signature for a in method.outputs)
+            if signature == "h":
+                await self._answer_with_fd(message, *body)
+                return
+            reply = Message.new_method_return(message, signature, body)
         except TenementError as error:
             reply = Message.new_error(message, error.dbus_name, str(error))
         except Exception:
@@ -154,6 +159,13 @@ class BusService:
             )
             reply = Message.new_error(message, fault.dbus_name, str(fault))
         self._bus.send(reply)
+
+    async def _answer_with_fd(self, message: Message, fd: int) -> None:
+        """Answer with a file descriptor, which is ours no longer once it is sent."""
+        try:
+            await self._bus.send(Message.new_method_return(message, "h", [0], [fd]))
+        finally:
+            os.close(fd)
 
     def _property(self, message: Message) -> Message:
         match message.member, message.body:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tenement.manager import web
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.manager import Manager
 
@@ -61,7 +62,7 @@ def methods(manager: Manager) -> list[Method]:
         return [await manager.reload()]
 
     held = (*TENANT, *arguments("t generation"))
-    return [
+    offered = [
         Method("Lease", TENANT, arguments("s address, t generation"), lease),
         Method("Release", held, (), release),
         Method("Report", (*held, *arguments("s what")), (), report),
@@ -76,4 +77,7 @@ def methods(manager: Manager) -> list[Method]:
         Method("List", arguments("s selector"), arguments("s tenants"), list_),
         Method("Status", TENANT, arguments("s status"), status),
         Method("Reload", (), arguments("s report"), reload),
+        *web.methods(manager.web),
     ]
+    manager.web.access.offer({method.name: method for method in offered})
+    return offered

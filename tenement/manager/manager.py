@@ -26,6 +26,7 @@ from tenement.manager.last_line import last_line
 from tenement.manager.limits import RunningLimits
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Units
+from tenement.manager.web import Web
 from tenement.names import TenantName
 from tenement.registry import Registry
 from tenement.systemd import SERVICE, Systemd, SystemdError
@@ -57,6 +58,7 @@ class Manager:
         self._arming = Arming(self._supervisor)
         self._health = HealthChecks(self._supervisor, self._units)
         self._limits = RunningLimits(self._supervisor)
+        self.web = Web(self._supervisor, registry.tokens)
         self._addresses = own_addresses()
         self._address_watch: AddressWatch | None = None
         self._serial = 0
@@ -94,6 +96,7 @@ class Manager:
             self._address_watch.close()
         await self._arming.close()
         await self._health.close()
+        await self.web.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -230,7 +233,7 @@ class Manager:
 
     def changed(self, tenant: Tenant, before: State) -> None:
         """Keep the registry and the workers' routes up to date, and tell those who decide by it."""
-        for part in (self._arming, self._health, self._limits):
+        for part in (self._arming, self._health, self._limits, self.web):
             part.changed(tenant, before)
         if tenant.state is State.GONE:
             self._registry.remove(tenant.name)

@@ -1,11 +1,14 @@
 """The routes document that the workers get: which host leads where, and each service's limits. Pure."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from tenement.config import Config, Service
 from tenement.lifecycle import Goal, State
 from tenement.manager.supervisor import Tenant
+
+API_ADDRESS: Final = "unix:/run/tenement-api/http.sock"
+"""Where tenement-api.socket listens: the upstream of the base domain."""
 
 
 def tenant_route(tenant: Tenant) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def document(config: Config, tenants: Iterable[Tenant]) -> dict[str, Any]:
         "paths": [
             [path, config.routing.paths[path]] for path in sorted(config.routing.paths, key=len, reverse=True)
         ],
-        "root": None,
+        "root": API_ADDRESS,
         "trusted_proxies": list(config.settings.trusted_proxies),
         "access_log": config.settings.access_log,
         "services": {name: service_route(service) for name, service in config.services.items()},

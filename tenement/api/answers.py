@@ -1,0 +1,255 @@
+"""The content of answers and requests, as types: they check what comes in and describe both in OpenAPI."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from tenement.api.operation import Strict
+from tenement.manager.log_streams import LEVELS
+
+Label = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
+Number = float | None
+State = Literal[
+    "asleep",
+    "queued",
+    "arming",
+    "armed",
+    "starting",
+    "running",
+    "freezing",
+    "frozen",
+    "thawing",
+    "draining",
+    "stopping",
+    "backoff",
+    "failed",
+    "disabled",
+    "gone",
+]
+
+
+class Instance(Struct, kw_only=True):
+    """A tenant. Times are seconds since 1970; fields that do not apply are null."""
+
+    tenant: str
+    service: str
+    id: str
+    state: State
+    since: Number
+    reason: str | None
+    health: str | None = None
+    enabled: bool
+    weight: int
+    generation: int | None
+    address: str | None
+    unit: str
+    url: str
+    leases: int
+    last_used: Number
+
+
+class InstanceDetail(Instance, kw_only=True):
+    """Everything about a tenant, its unit's own numbers included."""
+
+    created: Number
+    user: str
+    slice: str
+    data_dir: str
+    invocation_id: str | None
+    main_pid: int | None
+    restarts: int | None
+    result: str | None
+    exit_status: int | None
+    memory_bytes: int | None
+    cpu_usec: int | None
+    tasks: int | None
+    last_line: str | None
+
+
+class Health(Struct, kw_only=True):
+    """How a tenant is: "healthy", "degraded" or "unhealthy" while it runs, else its state."""
+
+    tenant: str
+    state: State
+    health: str
+    reason: str | None
+
+
+class Storage(Struct, kw_only=True):
+    """The room that a tenant's data takes."""
+
+    tenant: str
+    bytes: int
+    files: int
+    quota_bytes: int | None
+    measured: float
+
+
+class Usage(Struct, kw_only=True):
+    """What a tenant uses and has answered so far; null is what the kernel does not count."""
+
+    tenant: str
+    state: State
+    time: float
+    leases: int
+    requests: int
+    errors: int
+    sent_bytes: int
+    cpu_usec: int | None
+    memory_bytes: int | None
+    tasks: int | None
+
+
+class Event(Struct, kw_only=True):
+    """Something that happened to a tenant, or that somebody did."""
+
+    time: float
+    tenant: str
+    what: str
+    why: str | None
+    who: str | None
+
+
+class LogLine(Struct, kw_only=True):
+    """A line that a tenant printed, or that systemd said of it. `cursor` names it in the journal."""
+
+    timestamp: float
+    level: str
+    service: str
+    id: str
+    message: str
+    cursor: str
+
+
+class Token(Struct, kw_only=True):
+    """A token; its text is shown once, when it is made."""
+
+    id: str
+    name: str
+    scope: Literal["admin", "tenant", "metrics"]
+    tenant: str | None
+    created: float
+    expires: Number
+
+
+class NewToken(Token, kw_only=True):
+    """A token with its text."""
+
+    token: str
+
+
+class ReloadReport(Struct, kw_only=True):
+    """What a reload changed."""
+
+    changed: list[str]
+    warnings: list[str]
+
+
+class Version(Struct, kw_only=True):
+    """The version that runs."""
+
+    version: str
+
+
+class Alive(Struct, kw_only=True):
+    """The API is there."""
+
+    status: Literal["ok"]
+
+
+class Problem(Struct, kw_only=True):
+    """Problem details, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    tenant: str | UnsetType = UNSET
+    problems: list[str] | UnsetType = UNSET
+
+
+class ListQuery(Strict, frozen=True, kw_only=True):
+    """Which tenants; `search` is found in the name, `offset` skips so many. The next page is in `Link`."""
+
+    service: Label | None = None
+    state: State | None = None
+    search: Annotated[str, Meta(max_length=130)] = ""
+    sort: Literal["tenant", "-tenant", "state", "since", "-since", "last_used", "-last_used"] = "tenant"
+    limit: Annotated[int, Meta(ge=1, le=20_000)] = 1000
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class SpawnBody(Strict, frozen=True, kw_only=True):
+    """A tenant to make. `process` is another name for `service`."""
+
+    service: Label | None = None
+    process: Label | None = None
+    id: Label
+    start: bool = True
+
+
+class SpawnAnswer(Struct, kw_only=True):
+    """The tenant that was made; `port` and `socket` are set if it was started and has one."""
+
+    instance: str
+    url: str
+    state: str
+    port: int | None
+    socket: str | None
+
+
+class WeightBody(Strict, frozen=True, kw_only=True):
+    """A share of the requests for the service as a whole."""
+
+    weight: Weight
+
+
+class ChangeBody(Strict, frozen=True, kw_only=True):
+    """What to change; what is left out stays."""
+
+    weight: Weight | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+class RemoveQuery(Strict, frozen=True, kw_only=True):
+    """Whether the data is deleted too."""
+
+    purge: bool = False
+
+
+class LogQuery(Strict, frozen=True, kw_only=True):
+    """Which lines: of a tenant, or without `id` of a whole service.
+
+    `since` is in seconds since 1970, `level` stands for itself and the more urgent ones, `search` is found in
+    the message, upper and lower case being the same.
+    """
+
+    service: Label
+    id: Label | None = None
+    level: Literal[LEVELS] | None = None  # type: ignore[valid-type]
+    search: Annotated[str, Meta(max_length=500)] = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    since: Annotated[float, Meta(ge=0, le=1e11)] = 0.0
+
+
+class EventQuery(Strict, frozen=True, kw_only=True):
+    """Whose events; without a tenant, everybody's."""
+
+    tenant: Annotated[str, Meta(max_length=130)] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class TokenBody(Strict, frozen=True, kw_only=True):
+    """A token to make: an administrator's, a tenant's, or one that reads /metrics.
+
+    `expires_s` is its lifetime in seconds; without it, it never ends.
+    """
+
+    scope: Literal["admin", "tenant", "metrics"] = "admin"
+    tenant: Annotated[str, Meta(max_length=130)] | None = None
+    name: Annotated[str, Meta(max_length=64)] = ""
+    expires_s: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
+
+
+Document = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The dashboard: pages rendered here, brought up to date in the browser by server-sent events."""
