@@ -73,6 +73,27 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_key):
             "X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host and Forwarded believed and appended to.",
         ),
     ] = ()
+    dashboard: Annotated[
+        bool,
+        Meta(
+            description="Serve the dashboard at the base domain. Without it the HTTP API and /metrics remain."
+        ),
+    ] = True
+    metrics_allow: Annotated[
+        tuple[str, ...],
+        _of_kind(
+            "networks",
+            "Addresses or networks that may read /metrics without a token. All others need one, made with "
+            "`ten token create --scope metrics`.",
+        ),
+    ] = ()
+    metrics_per_tenant: Annotated[
+        bool,
+        Meta(
+            description="Give numbers for every tenant in /metrics, not only for every service: some thirty "
+            "series more for each tenant that gets requests."
+        ),
+    ] = False
     access_log: Annotated[
         Literal["off", "errors", "all"],
         Meta(
