@@ -51,8 +51,16 @@ TEST_PACKAGES = (
     "python3-venv",
     "strace",
 )
+# A real browser, and promtool, for tests of what people and Prometheus see. Large, and needed by `make test` only.
+BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core", "prometheus")
+# Playwright's wheel drives Debian's Chromium; the second one carries axe-core.
+BROWSER_DRIVERS = ("axe-playwright-python==0.1.8", "playwright==1.65.2")
+# In an environment of its own: it brings another pytest and hypothesis.
+API_FUZZER = ("schemathesis==4.32.5",)
 BENCH_PACKAGES = ("gcc", "haproxy", "libc6-dev", "nginx", "python3-pip", "python3-venv", "wrk")
 BENCH_PEERS = ("tenement==0.2.2",)
+# Only promtool is wanted of it.
+BROWSER_MASKED = ("prometheus.service", "prometheus-node-exporter.service")
 # Benchmarks run these themselves; as services they would take the ports.
 BENCH_MASKED = ("haproxy.service", "nginx.service")
 
@@ -119,13 +127,17 @@ def requirements() -> tuple[str, ...]:
 
 
 def layer(name: str) -> Layer:
-    """Describe the layer `box`, `test` or `bench`."""
+    """Describe the layer `box`, `test`, `browser` (on top of `test`) or `bench`."""
     runtime = control_packages("Depends", "Recommends")
     base = Layer("box", (*SERVER_PACKAGES, *APP_PACKAGES, *TLS_PACKAGES, *runtime), masked=MASKED)
-    if name == "test":
-        return Layer(
+    if name in ("test", "browser"):
+        test = Layer(
             "test", (*TEST_PACKAGES, *control_packages("Build-Depends")), base, {"/opt/lint": requirements()}
         )
+        if name == "test":
+            return test
+        python = {"/opt/browser": BROWSER_DRIVERS, "/opt/fuzzer": API_FUZZER}
+        return Layer("browser", BROWSER_PACKAGES, test, python, BROWSER_MASKED)
     if name == "bench":
         return Layer("bench", BENCH_PACKAGES, base, {"/opt/rust-peer": BENCH_PEERS}, BENCH_MASKED)
     return base
