@@ -18,13 +18,13 @@ from tenement.proxy.access import Entry
 from tenement.proxy.framing import UNTIL_CLOSE, BadFraming, Chunked, Framing, of_body
 from tenement.proxy.hosts import BadHost
 from tenement.proxy.leases import Lease
+from tenement.proxy.limits import Gate
 from tenement.proxy.request_head import RequestHead
 from tenement.proxy.response_head import ResponseHead
 from tenement.proxy.routes import Policy, Root, Service, Tenant
 from tenement.proxy.upstream import UpstreamConnection, UpstreamPool
 
 if TYPE_CHECKING:
-    from tenement.proxy.limits import Gate
     from tenement.proxy.server import ClientConnection
     from tenement.proxy.worker import Worker
 
@@ -39,73 +39,43 @@ _NEVER: Final = float("inf")
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = (
-        "_added",
-        "_answer_length",
-        "_attempts",
-        "_begun",
-        "_client",
-        "_closes",
-        "_deadline",
-        "_gate",
-        "_half_closed",
-        "_lease",
-        "_over",
-        "_page_at",
-        "_paused_since",
-        "_policy",
-        "_received",
-        "_request",
-        "_request_id",
-        "_retried",
-        "_sent",
-        "_silent_since",
-        "_started",
-        "_status",
-        "_target_name",
-        "_tenant",
-        "_upstream",
-        "_waiting",
-        "_window_at",
-        "_window_bytes",
-        "_worker",
-        "decodes_chunks",
-        "head",
-        "request_done",
-        "takes_body",
-        "tunnel",
-    )
+    # What most requests never change lives in the class: making one has to be cheap.
+    takes_body = False
+    tunnel = False
+    _request_id = b""
+    _tenant: Tenant | None = None
+    _target_name = ""
+    _policy = Policy()
+    _lease: Lease[UpstreamPool] | None = None
+    _upstream: UpstreamConnection | None = None
+    _gate: Gate | None = None
+    _request: Framing | None = None
+    _received = 0
+    _window_at = 0.0
+    _window_bytes = 0
+    _waiting = False
+    _begun = False
+    _over = False
+    _closes = False
+    _retried = False
+    _half_closed = False
+    _attempts = 0
+    _status = 0
+    _sent = 0
+    _answer_length = 0
+    _deadline = _NEVER
+    _page_at = _NEVER
+    _silent_since = _NEVER
+    _paused_since = _NEVER
 
     def __init__(self, worker: "Worker", client: "ClientConnection", head: RequestHead) -> None:
-        self._worker = worker
-        self._client = client
         self.head = head
         self.request_done = head.fields.length == 0
-        self.takes_body = False
-        self.tunnel = False
         self.decodes_chunks = head.minor == 0
-        self._started = monotonic()
-        self._tenant: Tenant | None = None
-        self._target_name = ""
-        self._lease: Lease[UpstreamPool] | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._gate: Gate | None = None
-        self._request: Framing | None = None
-        self._waiting = False
-        self._begun = False
-        self._over = False
-        self._closes = False
-        self._retried = False
-        self._attempts = 0
-        self._status = 0
-        self._sent = 0
-        self._answer_length = 0
-        self._deadline = _NEVER
-        self._page_at = _NEVER
+        self._worker = worker
+        self._client = client
         self._added = client.hsts
-        self._half_closed = False
-        self._silent_since = _NEVER
-        self._paused_since = _NEVER
+        self._started = monotonic()
 
     def begin(self) -> None:
         """Find the target and go as far as nothing has to be waited for."""
@@ -135,7 +105,7 @@ class Exchange:
             target = chosen
         self._tenant = target
         self._target_name = target.name
-        self._policy: Policy = target.policy
+        self._policy = target.policy
         if not target.enabled:
             self.answer(503)
             return
@@ -259,7 +229,7 @@ class Exchange:
     def connected(self, connection: UpstreamConnection) -> None:
         """A connection is there: send the request on it."""
         if self._over:
-            connection.end(reusable=True)
+            connection.end(monotonic(), reusable=True)
             return
         head = self.head
         self._upstream = connection
@@ -272,7 +242,8 @@ class Exchange:
         if self._paused_since != _NEVER:
             connection.pause()
         if self.request_done:
-            self._await_answer()
+            if self._policy.request_timeout_s:
+                self._deadline = self._started + self._policy.request_timeout_s
         else:
             self._request = of_body(head.fields.length)
             self._received = 0
@@ -296,14 +267,14 @@ class Exchange:
             self.answer(502)
             return
         self._lease = None
-        self._worker.leases.finish(lease)
+        self._worker.leases.finish(lease, monotonic())
         self._waiting = True
         self._worker.leases.wait(self._tenant, self)
 
     def answer_interim(self, head: ResponseHead, data: bytes) -> None:
         """Pass on 100, 103 and the like, to those who may know them."""
         if self.head.minor == 1:
-            self._write(data if head.verbatim else head.relay() + b"\r\n\r\n")
+            self._write(data if head.verbatim else head.relay(data) + b"\r\n\r\n")
 
     def answer_switches(self, head: ResponseHead, data: bytes, rest: bytes) -> None:
         """The app upgrades the connection: from here on bytes pass both ways."""
@@ -510,12 +481,12 @@ class Exchange:
         """
         if self._closes:
             framed = self.head.minor == 1 or head.length >= 0
-            return head.relay(framed=framed) + self._added + b"\r\nConnection: close\r\n\r\n"
+            return head.relay(data, framed=framed) + self._added + b"\r\nConnection: close\r\n\r\n"
         if self.head.minor == 0:
-            return head.relay() + self._added + b"\r\nConnection: keep-alive\r\n\r\n"
+            return head.relay(data) + self._added + b"\r\nConnection: keep-alive\r\n\r\n"
         if head.verbatim and not self._added:
             return data
-        return head.relay() + self._added + b"\r\n\r\n"
+        return head.relay(data) + self._added + b"\r\n\r\n"
 
     def answer(
         self,
@@ -581,6 +552,7 @@ class Exchange:
         self.takes_body = False
         self._deadline = _NEVER
         worker = self._worker
+        now = monotonic()
         if self._waiting and self._tenant is not None:
             self._waiting = False
             worker.leases.give_up(self._tenant, self)
@@ -589,25 +561,25 @@ class Exchange:
             self._upstream = None
             if reusable and self._paused_since != _NEVER:
                 upstream.resume()
-            upstream.end(reusable=reusable)
+            upstream.end(now, reusable=reusable)
         if self._lease is not None:
-            worker.leases.finish(self._lease)
+            worker.leases.finish(self._lease, now)
             self._lease = None
         if self._gate is not None:
             self._gate.in_flight -= 1
             self._gate = None
-        worker.counters.count(self._target_name, self._status, monotonic() - self._started, self._sent)
+        worker.counters.count(self._target_name, self._status, now - self._started, self._sent)
         if self._status >= worker.access.threshold:
-            self._log()
+            self._log(now - self._started)
 
-    def _log(self) -> None:
+    def _log(self, duration_s: float) -> None:
         head = self.head
         self._worker.access.add(
             Entry(
                 self._target_name,
                 head.method,
                 self._status,
-                monotonic() - self._started,
+                duration_s,
                 self._sent,
                 self._request_id,
                 head.fields.host,

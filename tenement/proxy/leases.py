@@ -19,7 +19,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from tenement.errors import Conflict, StartTimeout, TenementError, Unreachable
+from tenement.errors import StartTimeout, TenementError, Unreachable
 from tenement.proxy.routes import Tenant
 
 log = logging.getLogger(__name__)
@@ -148,8 +148,8 @@ class Leases[P: Pool]:
     def give_up(self, tenant: Tenant, waiter: Waiter, *, returns: bool = False) -> None:
         """Forget a waiter whose client is gone, or `returns` for the answer later.
 
-        When it was the last and is gone, the manager need not start the tenant. If the call brings a lease all
-        the same, that is released like any unused one.
+        When it was the last and is gone, the manager need not start the tenant. If the call brings a lease
+        all the same, that is released like any unused one.
         """
         wanted = self._wanted.get(tenant.name)
         if wanted is not None and waiter in wanted.waiters:
@@ -158,14 +158,14 @@ class Leases[P: Pool]:
                 wanted.abandoned = True
                 self._bus.release(tenant.service, tenant.id, 0)
 
-    def finish(self, lease: Lease[P]) -> None:
+    def finish(self, lease: Lease[P], now: float) -> None:
         """End one use of a lease."""
         lease.active -= 1
         if lease.active == 0:
             if lease.retired:
                 self._forget(lease)
             else:
-                lease.idle_since = self._clock()
+                lease.idle_since = now
 
     def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
         """Follow the signal `Revoked`."""
@@ -265,11 +265,6 @@ class Leases[P: Pool]:
                     tenant=tenant.name,
                     after_s=tenant.policy.startup_timeout_s,
                 ) from None
-            except Conflict:
-                if not wanted.waiters or self._clock() >= deadline:
-                    raise
-                # The wait was given up, and then somebody else came.
-                continue
             except Unreachable:
                 if self._clock() + retry_s >= deadline:
                     raise

@@ -78,8 +78,9 @@ class Pages:
         added: bytes = b"",
         body: bytes | None = None,
     ) -> bytes:
-        """The whole answer. `detail`, for JSON and plain refusals, must hold nothing internal; `close` and
-        `keep_alive` say it in the Connection field. `fields` go into the head, each with a line end
+        """The whole answer. `detail`, for JSON, must hold nothing internal.
+
+        `close` and `keep_alive` say it in the Connection field. `fields` go into the head, each with a line end
         behind it, and `added`, each with one in front; a `body` of one's own needs its Content-Type among them.
         """
         kind = ""

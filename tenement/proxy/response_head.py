@@ -39,20 +39,9 @@ class ResponseHead:
     value in lower case.
     """
 
-    __slots__ = (
-        "_lines",
-        "_options",
-        "_start",
-        "end",
-        "keep_alive_s",
-        "length",
-        "persistent",
-        "status",
-        "upgrade",
-        "verbatim",
-    )
+    __slots__ = ("_options", "end", "keep_alive_s", "length", "persistent", "status", "upgrade", "verbatim")
 
-    def __init__(self, status: int, start: bytes, lines: bytes, end: int, persistent: bool) -> None:
+    def __init__(self, status: int, end: int, persistent: bool) -> None:
         self.status = status
         self.end = end
         self.persistent = persistent
@@ -60,17 +49,17 @@ class ResponseHead:
         self.length = 0
         self.upgrade = b""
         self.keep_alive_s: int | None = None
-        self._start = start
-        self._lines = lines
-        self._options: list[bytes] = []
+        self._options: tuple[bytes, ...] = ()
 
-    def relay(self, *, framed: bool = True) -> bytes:
-        """What goes on to the client, without the line ends behind the last field.
+    def relay(self, data: bytes, *, framed: bool = True) -> bytes:
+        """What goes on to the client of the head `data`, without the line ends behind the last field.
 
-        Without `framed` the fields that frame the body are left out as well: its end will be the
-        connection's.
+        Without `framed` the fields that frame the body are left out, too: its end will be the connection's.
         """
-        low = self._lines.lower()
+        match = _HEAD.match(data)
+        assert match is not None
+        _, status, reason, lines = match.groups()
+        low = lines.lower()
         cuts = [field.span() for field in _SPECIAL.finditer(low) if field[1] not in _FRAMING]
         if not framed or self.status < 200 or self.status == 204:
             # RFC 9110, 8.6 and RFC 9112, 6.1: these have no such field, and who believes it waits for a body.
@@ -78,11 +67,11 @@ class ResponseHead:
         for option in self._options:
             if option not in _PLAIN_OPTIONS:
                 cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
-        return self._start + without(self._lines, cuts)
+        return b"HTTP/1.1 " + status + reason + without(lines, cuts)
 
     def follow_options(self, value: bytes) -> None:
         """Follow the Connection field (RFC 9110, 7.6.1). Raises BadResponse."""
-        self._options += [option.strip(b" \t") for option in value.split(b",")]
+        self._options += tuple(option.strip(b" \t") for option in value.split(b","))
         if len(self._options) > _MAX_OPTIONS:
             raise BadResponse("its Connection field has too many options")
         if not _FRAMING.isdisjoint(self._options):
@@ -100,11 +89,11 @@ def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
     if match is None:
         _check_part(data, max_head)
         return None
-    minor, status, reason, lines = match.groups()
+    minor, status, _, lines = match.groups()
     end = match.end()
     if end > max_head:
         raise BadResponse("its head is too long")
-    head = ResponseHead(int(status), b"HTTP/1.1 " + status + reason, lines, end, minor == b"1")
+    head = ResponseHead(int(status), end, minor == b"1")
     length: int | None = None
     chunked = False
     for name, value in _SPECIAL.findall(lines.lower()):

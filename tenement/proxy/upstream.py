@@ -135,12 +135,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.uses += 1
         self.write(head)
 
-    def end(self, *, reusable: bool) -> None:
+    def end(self, now: float, *, reusable: bool) -> None:
         """The exchange is over: keep the connection for another one, or close it."""
         self.exchange = None
         self._framing = None
         if reusable and not self.closed:
-            self._pool.put(self)
+            self._pool.put(self, now)
         else:
             self.close()
 
@@ -433,12 +433,12 @@ class UpstreamPool:
         """Make a new connection for an exchange."""
         self._connector.start(self, exchange)
 
-    def put(self, connection: UpstreamConnection) -> None:
+    def put(self, connection: UpstreamConnection, now: float) -> None:
         """Keep a connection whose exchange is over."""
         if not self._open or len(self._idle) >= self.settings.pool_size:
             connection.close()
             return
-        connection.idle_since = monotonic()
+        connection.idle_since = now
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:

@@ -7,6 +7,7 @@ cuts what is left at the drain deadline.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import signal
@@ -249,6 +250,7 @@ async def run(
         await _either(stopped, worker.ready)
         if not stopped.is_set():
             await worker.listen(listeners)
+            gc.freeze()  # What is there now stays; the collector need not look at it again.
             notifier.notify("READY=1\nSTATUS=Serving")
             await stopped.wait()
         notifier.notify("STOPPING=1\nSTATUS=Draining")

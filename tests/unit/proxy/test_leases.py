@@ -90,7 +90,7 @@ def test_a_lease_is_released_a_while_after_its_last_use():
         world = World(("a:1", 1))
         lease = await world.granted()
         assert lease.active == 1 and world.leases.held == {"notes:alice": lease}
-        world.leases.finish(lease)
+        world.leases.finish(lease, world.now)
         world.now += 0.9
         world.leases.sweep(world.now)
         assert world.manager.log == ["lease"]
@@ -174,7 +174,7 @@ def test_a_revoked_lease_serves_no_new_request_and_is_released_when_the_last_end
         new = await world.granted()
         assert new.address == "a:2"
         assert world.manager.log == ["lease", "lease"]
-        world.leases.finish(old)
+        world.leases.finish(old, world.now)
         assert world.manager.log[-1] == ("release", 1)
         await world.leases.close()
 
@@ -184,7 +184,7 @@ def test_a_revoked_lease_serves_no_new_request_and_is_released_when_the_last_end
 def test_a_revoked_lease_without_requests_is_released_at_once():
     async def case():
         world = World(("a:1", 1))
-        world.leases.finish(await world.granted())
+        world.leases.finish(await world.granted(), world.now)
         world.leases.revoked("notes", "alice", 1, "idle")
         assert world.manager.log == ["lease", ("release", 1)]
 
@@ -202,7 +202,7 @@ def test_a_revoked_lease_is_cut_at_the_drain_deadline():
         world.now += 0.2
         world.leases.sweep(world.now)
         assert lease.pool.state == "cut"
-        world.leases.finish(lease)
+        world.leases.finish(lease, world.now)
 
     run(case)
 
@@ -273,7 +273,7 @@ def test_a_refused_connection_retires_the_lease_and_the_same_grant_revives_it():
         lease = await world.granted()
         lease.active += 1  # another request, whose connection works
         world.leases.refused(lease, "refused")
-        world.leases.finish(lease)
+        world.leases.finish(lease, world.now)
         assert world.leases.held == {} and lease.active == 1
         assert await world.granted() is lease
         assert lease.active == 2 and lease.pool.state == "open"
@@ -291,7 +291,7 @@ def test_leases_are_renewed_when_the_manager_is_back():
         await asyncio.sleep(0.01)
         assert world.leases.held == {"notes:alice": lease} and lease.generation == 7
         assert lease.pool.state == "open"
-        world.leases.finish(lease)
+        world.leases.finish(lease, world.now)
         await world.leases.close()
         assert world.manager.log == ["lease", "lease", ("release", 7)]
 
@@ -306,7 +306,7 @@ def test_a_tenant_that_moved_while_the_manager_was_away_gets_a_new_lease():
         await asyncio.sleep(0.01)
         assert world.leases.held["notes:alice"].address == "a:9"
         assert old.active == 1 and old.pool.state == "closed"
-        world.leases.finish(old)
+        world.leases.finish(old, world.now)
         assert ("release", 1) not in world.manager.log
         await world.leases.close()
 
@@ -316,7 +316,7 @@ def test_a_tenant_that_moved_while_the_manager_was_away_gets_a_new_lease():
 def test_a_tenant_that_is_gone_when_the_manager_is_back_is_not_served_on():
     async def case():
         world = World(("a:1", 1), NotFound("removed"))
-        world.leases.finish(await world.granted())
+        world.leases.finish(await world.granted(), world.now)
         world.leases.manager_back()
         await asyncio.sleep(0.01)
         assert world.leases.held == {}
