@@ -29,7 +29,10 @@ class RunningLimits:
     def may_sleep(self, tenant: Tenant) -> bool:
         """Whether enough others of its service stay awake when this one goes to sleep for being idle."""
         service = self._supervisor.config.services.get(tenant.name.service)
-        return service is None or len(self._awake[tenant.name.service]) > service.min_running
+        if service is None:
+            return True
+        staying = sum(not _leaves(other) for other in self._awake[tenant.name.service])
+        return staying > service.min_running
 
     def _enforce(self, service_name: str) -> None:
         service = self._supervisor.config.services.get(service_name)
@@ -40,11 +43,15 @@ class RunningLimits:
             self._expel(set().union(*self._awake.values()), limit)
 
     def _expel(self, awake: set[Tenant], limit: int) -> None:
-        leaving = sum(tenant.life.goal is not None or tenant.state is State.STOPPING for tenant in awake)
-        excess = len(awake) - leaving - limit
+        excess = sum(not _leaves(tenant) for tenant in awake) - limit
         if excess <= 0:
             return
         idle = [tenant for tenant in awake if tenant.life.idle and tenant.life.goal is None]
         idle.sort(key=lambda tenant: tenant.life.idle_since or 0.0)
         for tenant in idle[:excess]:
             self._supervisor.expel(tenant, "made room for others (max_running)")
+
+
+def _leaves(tenant: Tenant) -> bool:
+    """Whether a tenant that is still awake is on its way to sleep."""
+    return tenant.life.goal is not None or tenant.state is State.STOPPING
