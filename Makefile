@@ -80,7 +80,7 @@ install-data:
 	install -d $(systemd_dir)/system
 	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(systemd_dir)/system/
 	install -D -t $(systemd_dir)/system-generators units/tenement-proxy-generator
-	install -D -t $(DESTDIR)/usr/lib/tenement units/stop-tenants
+	install -D -t $(DESTDIR)/usr/lib/tenement units/stop-tenants units/deploy-certificate
 	install -D -m 644 units/tenement.sysusers $(DESTDIR)/usr/lib/sysusers.d/tenement.conf
 	install -D -m 644 units/tenement.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/tenement.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d units/dev.tenement.Manager.conf

@@ -104,6 +104,50 @@ class Client:
         """Makes the manager read its configuration again: what changed, and warnings."""
         return _object("Reload", await self._call("Reload", ""))
 
+    async def enable_tls(self, settings: str) -> None:
+        """Serves HTTPS, with certificates got as the settings, a JSON object, say."""
+        await self._call("EnableTls", "s", settings)
+
+    async def disable_tls(self) -> None:
+        """Serves plain HTTP again."""
+        await self._call("DisableTls", "")
+
+    async def tls_status(self) -> dict[str, Any]:
+        """Every name and its certificate, or why it has none."""
+        return _object("TlsStatus", await self._call("TlsStatus", ""))
+
+    async def retry_certificate(self, name: str) -> None:
+        """Orders a name again now, or all that failed for ""."""
+        await self._call("RetryCertificate", "s", name)
+
+    async def replace_certificate(self, name: str) -> None:
+        """Gets a new certificate and key for a name, and revokes the old one."""
+        await self._call("ReplaceCertificate", "s", name, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def add_certificate(self, name: str, chain: str, key: str) -> None:
+        """Uses a certificate that certbot does not know."""
+        await self._call("AddCertificate", "sss", name, chain, key)
+
+    async def remove_certificate(self, name: str) -> None:
+        """Uses such a certificate no more."""
+        await self._call("RemoveCertificate", "s", name)
+
+    async def set_challenge(self, token: str, validation: str) -> None:
+        """Has the proxy answer a challenge of a certificate authority; with "" no more."""
+        await self._call("SetChallenge", "ss", token, validation)
+
+    async def add_domain(self, service: str, id_: str, domain: str) -> str:
+        """Gives a domain to a tenant; returns its ASCII form."""
+        return str(await self._call("AddDomain", "sss", service, id_, domain))
+
+    async def remove_domain(self, domain: str) -> None:
+        """Takes a domain from its tenant."""
+        await self._call("RemoveDomain", "s", domain)
+
+    async def domains(self, selector: str = "") -> Any:
+        """Domains: all for "", those of a service for "notes", of one tenant for "notes:alice"."""
+        return _document("ListDomains", await self._call("ListDomains", "s", selector))
+
     async def version(self) -> str:
         """The manager's version."""
         from dbus_fast import Variant

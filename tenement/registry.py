@@ -12,6 +12,8 @@ from typing import Final, Self
 
 from tenement.errors import AlreadyExists, Internal, NotFound
 from tenement.names import TenantName
+from tenement.tls.records import SCHEMA as TLS
+from tenement.tls.records import TlsRecords
 from tenement.tokens import SCHEMA as TOKENS
 from tenement.tokens import TokenStore
 
@@ -29,6 +31,7 @@ _MIGRATIONS: Final = (
     ) STRICT, WITHOUT ROWID;
     """,
     TOKENS,
+    TLS,
 )
 
 
@@ -72,6 +75,11 @@ class Registry:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def tls(self) -> TlsRecords:
+        """Settings, domains and failures of TLS."""
+        return TlsRecords(self._db)
 
     @property
     def tokens(self) -> TokenStore:

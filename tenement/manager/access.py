@@ -54,6 +54,7 @@ _CHANGE: Final = Right(Need.ADMIN, changes=True)
 _OWN: Final = Right(Need.OWN)
 
 RIGHTS: Final[Mapping[str, Right]] = {
+    "AddDomain": _CHANGE,
     "CreateToken": _CHANGE,
     "Disable": _CHANGE,
     "Enable": _CHANGE,
@@ -61,9 +62,11 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "Find": _READ,
     "Health": _OWN,
     "List": _READ,
+    "ListDomains": _READ,
     "ListTokens": _READ,
     "Reload": _CHANGE,
     "Remove": _CHANGE,
+    "RemoveDomain": _CHANGE,
     "Restart": _CHANGE,
     "RevokeToken": _CHANGE,
     "Services": _READ,
@@ -72,6 +75,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "Status": _READ,
     "Stop": _CHANGE,
     "Storage": _OWN,
+    "TlsStatus": _READ,
     "Usage": _READ,
 }
 """The methods of dev.tenement.Manager1 that Act passes on; any other is refused."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tenement.manager import web
+from tenement.manager import tls_interface
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.manager import Manager
 
@@ -77,6 +78,7 @@ def methods(manager: Manager) -> list[Method]:
         Method("List", arguments("s selector"), arguments("s tenants"), list_),
         Method("Status", TENANT, arguments("s status"), status),
         Method("Reload", (), arguments("s report"), reload),
+        *tls_interface.methods(manager.certificates),
         *web.methods(manager.web),
     ]
     manager.web.access.offer({method.name: method for method in offered})

@@ -20,6 +20,7 @@ from tenement.manager import inventory, routes
 from tenement.manager.addresses import AddressWatch, own_addresses
 from tenement.manager.adoption import adopt_all
 from tenement.manager.arming import Arming
+from tenement.manager.certificates import Certificates
 from tenement.manager.configuration import Configuration
 from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
@@ -30,6 +31,7 @@ from tenement.manager.web import Web
 from tenement.names import TenantName
 from tenement.registry import Registry
 from tenement.systemd import SERVICE, Systemd, SystemdError
+from tenement.tls.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,17 @@ class Manager:
         self._configuration = configuration
         self._systemd = systemd
         self._emit = emit
-        self._units = Units(systemd, version, grp.getgrnam(_PROXY_GROUP).gr_gid, lambda: self._addresses)
+        workers = grp.getgrnam(_PROXY_GROUP).gr_gid
+        self._units = Units(systemd, version, workers, lambda: self._addresses)
         config = configuration.config
         self._supervisor = Supervisor(self._units, config, self, _concurrent_starts(config))
         self._arming = Arming(self._supervisor)
         self._health = HealthChecks(self._supervisor, self._units)
         self._limits = RunningLimits(self._supervisor)
         self.web = Web(self._supervisor, registry.tokens)
+        self.certificates = Certificates(
+            registry.tls, systemd, Store(workers), self._supervisor, self._announce, self._routes_reloaded
+        )
         self._addresses = own_addresses()
         self._address_watch: AddressWatch | None = None
         self._serial = 0
@@ -85,6 +91,7 @@ class Manager:
         log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
         self._address_watch = AddressWatch(self._addresses_changed)
         self._register_instances()
+        await self.certificates.start()
         if not _BOOT_MARK.exists():
             _BOOT_MARK.touch()
             self._start_at_boot()
@@ -97,6 +104,7 @@ class Manager:
         await self._arming.close()
         await self._health.close()
         await self.web.close()
+        await self.certificates.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -121,7 +129,10 @@ class Manager:
 
     def routes(self) -> tuple[int, str]:
         """The serial of the routes, and the document."""
-        document = routes.document(self._supervisor.config, self._supervisor.tenants.values())
+        document = routes.document(
+            self._supervisor.config, self._supervisor.tenants.values(), self.certificates.domains.owners
+        )
+        document |= self.certificates.document()
         return self._serial, json.dumps(document, separators=(",", ":"))
 
     def worker_gone(self, worker: str) -> None:
@@ -221,6 +232,7 @@ class Manager:
         for name in changed:
             if name in config.services:
                 await self._units.refresh_slice(config.services[name])
+        self.certificates.names_changed()
         self._routes_reloaded()
         log.info("configuration read again; changed services: %s", ", ".join(changed) or "none")
         return json.dumps({"changed": changed, "warnings": warnings})
@@ -237,6 +249,8 @@ class Manager:
             part.changed(tenant, before)
         if tenant.state is State.GONE:
             self._registry.remove(tenant.name)
+            self.certificates.domains.forget(tenant.name)
+            self.certificates.names_changed()
             self._tell_routes({str(tenant.name): None})
         elif State.DISABLED in (tenant.state, before):
             self._route_changed(tenant)
@@ -259,6 +273,7 @@ class Manager:
             name, enabled=True, weight=row.weight, created_at=row.created_at, last_used_at=None
         )
         self._route_changed(tenant)
+        self.certificates.names_changed()
 
     def _register_instances(self) -> None:
         for name in self._supervisor.config.instances:
@@ -309,8 +324,11 @@ class Manager:
         self._tell_routes({str(tenant.name): routes.tenant_route(tenant)})
 
     def _tell_routes(self, tenants: dict[str, Any]) -> None:
+        self._announce({"tenants": tenants})
+
+    def _announce(self, change: dict[str, Any]) -> None:
         self._serial += 1
-        self._emit("RoutesChanged", [self._serial, json.dumps({"tenants": tenants})])
+        self._emit("RoutesChanged", [self._serial, json.dumps(change)])
 
     def _routes_reloaded(self) -> None:
         self._serial += 1

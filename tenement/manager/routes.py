@@ -1,11 +1,12 @@
 """The routes document that the workers get: which host leads where, and each service's limits. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tenement.config import Config, Service
 from tenement.lifecycle import Goal, State
 from tenement.manager.supervisor import Tenant
+from tenement.names import TenantName
 
 API_ADDRESS: Final = "unix:/run/tenement-api/http.sock"
 """Where tenement-api.socket listens: the upstream of the base domain."""
@@ -33,12 +34,14 @@ def service_route(service: Service) -> dict[str, Any]:
     }
 
 
-def document(config: Config, tenants: Iterable[Tenant]) -> dict[str, Any]:
-    """The complete table."""
+def document(
+    config: Config, tenants: Iterable[Tenant], domains: Mapping[str, TenantName]
+) -> dict[str, Any]:
+    """The complete table; `domains` are the customers' own."""
     return {
         "domains": list(config.settings.domains),
         "default": config.routing.default,
-        "hosts": dict(config.routing.hosts),
+        "hosts": {domain: str(owner) for domain, owner in domains.items()} | config.routing.hosts,
         "paths": [
             [path, config.routing.paths[path]] for path in sorted(config.routing.paths, key=len, reverse=True)
         ],

@@ -291,7 +291,10 @@ def _challenge(tls: Tls, target: bytes) -> Aside:
 
 def _arrived_by_https(head: RequestHead) -> bool:
     """Whether a trusted proxy says that its client came by HTTPS."""
-    return any(name == b"x-forwarded-proto" and value.strip().lower() == b"https" for name, value in head.fields.origin)
+    return any(
+        name == b"x-forwarded-proto" and value.strip().lower() == b"https"
+        for name, value in head.fields.origin
+    )
 
 
 def _raw(text: str) -> bytes:
