@@ -112,7 +112,8 @@ class Certificates:
     def document(self) -> dict[str, Any]:
         """What the routes document has of TLS."""
         settings = self._settings
-        policy = {"enabled": settings is not None, "default": self._default()}
+        base = self._supervisor.config.settings.domains[0]
+        policy = {"enabled": settings is not None, "default": base}
         return {
             "tls": policy | ({"hsts_s": settings.hsts_s} if settings else {}),
             "certificates": msgspec.to_builtins(self._served),
@@ -326,11 +327,6 @@ class Certificates:
         change = {key: served.get(key) for key in served.keys() | before.keys() if served.get(key) != before.get(key)}
         if change:
             self._announce({"certificates": msgspec.to_builtins(change)})
-
-    def _default(self) -> str | None:
-        """The certificate for clients that name no host: the base domain's."""
-        base = self._supervisor.config.settings.domains[0]
-        return next((key for key, each in self._served.items() if base in each.names), None)
 
     def _named(self, want: Want, settings: TlsSettings, now: float) -> dict[str, Any]:
         """What `status` says of one name."""

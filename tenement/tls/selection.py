@@ -38,19 +38,20 @@ class Selection:
     """Finds certificates, by name. Of two for the same name the later one is used."""
 
     def __init__(self, certificates: Mapping[str, Certificate], default: str | None = None) -> None:
-        """`default` is the certificate for clients that name no host; without it they are refused."""
+        """Clients that name no host are taken to mean `default`; without it they are refused."""
         self._by_name: dict[str, str] = {}
         for key, certificate in sorted(certificates.items(), key=lambda item: item[1].issued_at):
             self._by_name.update(dict.fromkeys(certificate.names, key))
         self._certificates = certificates
-        self._default = default if default in certificates else None
+        self._default = default
 
     def find(self, name: str | None) -> str | None:
-        """The certificate for a name, or for None the default; None: there is none."""
+        """The certificate for a name, for None that of the default; None: there is none."""
         if name is None:
-            return self._default
+            return self.find(self._default) if self._default is not None else None
         return self._by_name.get(name) or self._by_name.get(wildcard_of(name))
 
     def default_covers(self, name: str) -> bool:
         """Whether the default certificate may answer for `name` to a client that named no host."""
-        return self._default is not None and covers(self._certificates[self._default].names, name)
+        key = self.find(None)
+        return key is not None and covers(self._certificates[key].names, name)
