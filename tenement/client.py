@@ -89,6 +89,44 @@ class Client:
         """Sets a tenant's share of the requests for its service."""
         await self._call("SetWeight", "ssu", service, id_, weight)
 
+    async def deploy(self, service: str, id_: str, weight: int, timeout_s: float) -> None:
+        """Starts a tenant, making it if need be, and gives it a weight once it is healthy.
+
+        `timeout_s` 0 means the service's `startup_timeout`.
+        """
+        timeout_ms = round(timeout_s * 1000)
+        await self._call("Deploy", "ssuu", service, id_, weight, timeout_ms, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def route(self, service: str, from_id: str, to_id: str) -> None:
+        """Moves the requests for a service from one tenant to another, which is started before."""
+        await self._call("Route", "sss", service, from_id, to_id, timeout_s=_ACTION_TIMEOUT_S)
+
+    async def roll_out(
+        self, selector: str, release: str, *, canary: str, batch: int, pause_after: str
+    ) -> None:
+        """Begins to move a service, or one tenant, to a release. "" and 0 stand for the defaults."""
+        await self._call("RollOut", "sssus", selector, release, canary, batch, pause_after)
+
+    async def roll_back(self, service: str) -> None:
+        """Begins to move a service's tenants to the releases that they were on before."""
+        await self._call("RollBack", "s", service)
+
+    async def resume_rollout(self, service: str) -> None:
+        """Goes on with a rollout that paused or stopped."""
+        await self._call("ResumeRollout", "s", service)
+
+    async def abort_rollout(self, service: str) -> None:
+        """Ends a rollout where it is."""
+        await self._call("AbortRollout", "s", service)
+
+    async def unpin(self, service: str, id_: str) -> None:
+        """Lets rollouts move a pinned tenant again."""
+        await self._call("Unpin", "ss", service, id_)
+
+    async def rollout_status(self, service: str) -> dict[str, Any]:
+        """The last rollout of a service."""
+        return _object("RolloutStatus", await self._call("RolloutStatus", "s", service))
+
     async def list(self, selector: str = "") -> list[dict[str, Any]]:
         """Tenants: all for "", those of a service for "notes", one for "notes:alice"."""
         found = _document("List", await self._call("List", "s", selector))

@@ -121,10 +121,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A caller waits for the tenant. `worker` is the holder-to-be; "" only wants the tenant started."""
+    """A caller waits for the tenant. `worker` is the holder-to-be; "" only wants the tenant started.
+
+    `through`: this caller is the one who holds the tenant back from all others (see Hold).
+    """
 
     ticket: int
     worker: str
+    through: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,16 @@ class Leave:
 
     goal: Goal
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """From now on callers wait, neither granted nor denied, until Unhold: the tenant is being changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unhold:
+    """The change is over: the callers that were held back wait like any others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +238,8 @@ Event = (
     | Release
     | WorkerGone
     | Leave
+    | Hold
+    | Unhold
     | Enable
     | SlotGranted
     | Prepare
@@ -322,6 +338,8 @@ class Lifecycle:
     goal: Goal | None = None
     leases: set[str] = field(default_factory=set)
     waiting: dict[int, str] = field(default_factory=dict)
+    held: bool = False
+    held_back: dict[int, str] = field(default_factory=dict)
     idle_since: float | None = None
     drain_at: float | None = None
     retry_at: float = 0.0
@@ -343,7 +361,12 @@ class Lifecycle:
     @property
     def idle(self) -> bool:
         """Whether the app is up, and nobody holds or wants a lease on it."""
-        return self.state in (State.RUNNING, State.FROZEN) and not self.leases and not self.waiting
+        return self.state in (State.RUNNING, State.FROZEN) and not self.leases and not self.callers
+
+    @property
+    def callers(self) -> dict[int, str]:
+        """Who waits for the tenant, by ticket, held back or not."""
+        return self.waiting | self.held_back if self.held_back else self.waiting
 
     def sleep_due(self, now: float) -> bool:
         """Whether the tenant was idle for so long that a Tick now puts it to sleep."""
@@ -353,20 +376,29 @@ class Lifecycle:
 
     def _take(self, event: Event, now: float) -> Iterator[Action]:
         match event:
-            case Lease(ticket, worker):
-                self.waiting[ticket] = worker
+            case Lease(ticket, worker, through):
+                (self.held_back if self.held and not through else self.waiting)[ticket] = worker
             case Abandon(ticket):
                 self.waiting.pop(ticket, None)
+                self.held_back.pop(ticket, None)
             case Release(worker, generation):
                 if generation == self.generation:
                     self._drop_lease(worker, now)
             case WorkerGone(worker):
                 self.waiting = {ticket: who for ticket, who in self.waiting.items() if who != worker}
+                self.held_back = {ticket: who for ticket, who in self.held_back.items() if who != worker}
                 self._drop_lease(worker, now)
             case Leave(goal, reason):
                 if self.goal is None or goal.value > self.goal.value:
                     self.goal = goal
                 self.reason = reason
+            case Hold():
+                self.held = True
+                self.held_back, self.waiting = self.waiting, {}
+            case Unhold():
+                self.held = False
+                self.waiting |= self.held_back
+                self.held_back = {}
             case Enable():
                 if self.state is State.DISABLED:
                     self._become(State.ASLEEP, now)
@@ -378,7 +410,7 @@ class Lifecycle:
                     self._become(State.STARTING, now)
                     yield self._operate(Verb.START)
             case Prepare():
-                if self.state is State.ASLEEP and not self.waiting and self.goal is None:
+                if self.state is State.ASLEEP and not self.waiting and self.goal is None and not self.held:
                     self.generation += 1
                     self._become(State.ARMING, now)
                     yield self._operate(Verb.ARM)

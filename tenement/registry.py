@@ -14,6 +14,8 @@ from tenement.errors import AlreadyExists, Internal, NotFound
 from tenement.names import TenantName
 from tenement.tls.records import SCHEMA as TLS
 from tenement.tls.records import TlsRecords
+from tenement.releases import SCHEMA as RELEASES
+from tenement.releases import ReleaseStore
 from tenement.tokens import SCHEMA as TOKENS
 from tenement.tokens import TokenStore
 
@@ -32,6 +34,7 @@ _MIGRATIONS: Final = (
     """,
     TOKENS,
     TLS,
+    RELEASES,
 )
 
 
@@ -75,6 +78,11 @@ class Registry:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def releases(self) -> ReleaseStore:
+        """Tenants' releases and the rollouts."""
+        return ReleaseStore(self._db)
 
     @property
     def tls(self) -> TlsRecords:

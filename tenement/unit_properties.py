@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from tenement.config import Service, fill
 from tenement.names import TenantName
 from tenement.systemd import Property
@@ -53,11 +55,12 @@ _GATE: Final = '[ ! -p "$0" ] || read -r _ <>"$0"; exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is particular to one start: its port, if it has one, and whether it waits behind a gate."""
+    """What is particular to one start: its port and release, if any, and whether it waits behind a gate."""
 
     generation: int
     port: int | None = None
     armed: bool = False
+    release: str = ""
 
 
 def socket_path(name: TenantName) -> str:
@@ -85,6 +88,24 @@ def tenant_unit(service: Service, name: TenantName, launch: Launch, systemd_vers
         *_listening(service, name),
         *_credentials(service, _placeholders(service, name, launch)),
         *(_sandbox(service, name, launch, systemd_version) if service.isolation == "namespace" else ()),
+    ]
+
+
+def pre_release_unit(
+    service: Service, name: TenantName, release: str, systemd_version: int
+) -> list[Property]:
+    """The properties of the unit that prepares a tenant for a release.
+
+    It is the tenant's own, in its sandbox and with its data, but runs `pre_release` once and ends.
+    """
+    once = msgspec.structs.replace(service, command=service.pre_release, args=(), restart="no")
+    unit = tenant_unit(once, name, Launch(0, release=release), systemd_version)
+    others = ("Type", "ExtraFileDescriptors", "RuntimeDirectory", "RuntimeDirectoryMode")
+    return [
+        *(each for each in unit if each.name not in others),
+        Property("Description", "s", f"Tenant {name}, preparing for {release}"),
+        Property("Type", "s", "oneshot"),
+        Property("TimeoutStartUSec", "t", _usec(service.pre_release_timeout_s)),
     ]
 
 
@@ -132,6 +153,7 @@ def _placeholders(service: Service, name: TenantName, launch: Launch) -> dict[st
         "name": name.service,
         "id": name.id,
         "data_dir": f"{DATA_ROOT}/{name.service}",
+        "release": launch.release,
         "port": str(launch.port or ""),
         "socket": socket_path(name) if service.listen == "socket" else "",
     }

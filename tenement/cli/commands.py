@@ -135,6 +135,129 @@ def weight(
 
 
 @app.command()
+def deploy(
+    tenant: Annotated[
+        str, typer.Argument(metavar="TENANT", show_default=False, help="The version, as SERVICE:ID.")
+    ],
+    weight: Annotated[
+        int,
+        typer.Option(
+            "--weight", metavar="N", min=0, max=1_000_000, help="Its share of requests once it is healthy."
+        ),
+    ] = 100,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0.0,
+            max=86400.0,
+            show_default=False,
+            help="How long it may take to get healthy; by default the service's startup_timeout.",
+        ),
+    ] = 0.0,
+) -> int:
+    """Make and start a tenant, and give it its share of requests for the service only once it is healthy.
+
+    If it does not get healthy it is removed again, and all others are as they were.
+    """
+    from tenement.cli.deploy import deploy
+
+    return deploy(tenant, weight, timeout)
+
+
+@app.command()
+def route(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", show_default=False, help="The service.")],
+    from_: Annotated[
+        str, typer.Option("--from", metavar="ID", show_default=False, help="Who has the requests now.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="ID", show_default=False, help="Who gets them instead.")],
+) -> int:
+    """Move a service's requests from one tenant to another in one step, once the other is healthy."""
+    from tenement.cli.deploy import route
+
+    return route(service, from_, to)
+
+
+@app.command(short_help="Move a service's tenants to another release.")
+def rollout(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SERVICE|TENANT|status SERVICE|resume SERVICE|abort SERVICE|unpin TENANT",
+            show_default=False,
+            help="What to roll out, or what to do with the rollout of a service.",
+        ),
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="RELEASE", show_default=False, help="The release.")
+    ] = None,
+    canary: Annotated[
+        str,
+        typer.Option(
+            "--canary",
+            metavar="N|N%",
+            show_default=False,
+            help="How many tenants move first, and are started to see that it works; 1 by default.",
+        ),
+    ] = "",
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, max=1000, help="How many move at a time.")
+    ] = 10,
+    pause_after: Annotated[
+        str,
+        typer.Option(
+            "--pause-after", metavar="canary", show_default=False, help="Wait after the canary for `resume`."
+        ),
+    ] = "",
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait for the end, which comes all the same.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Move all tenants of a service to another release, or pin a single one to it.
+
+    Tenants that run are restarted between requests; those that sleep wake on the release. A failure stops
+    the rollout, and puts the tenant back on the release that it was on. The rollout goes on without this
+    command, and over restarts of the manager.
+    """
+    from tenement.cli import rollout as actions
+
+    match words:
+        case ["status", service]:
+            return actions.status(service, as_json=json)
+        case ["resume", service]:
+            return actions.resume(service, wait=not no_wait)
+        case ["abort", service]:
+            return actions.abort(service)
+        case ["unpin", tenant]:
+            return actions.unpin(tenant)
+        case [selector] if to is not None:
+            return actions.begin(
+                selector, to, canary=canary, batch=batch, pause_after=pause_after, wait=not no_wait
+            )
+    raise click.UsageError(
+        "say which release, as in 'ten rollout notes --to 2026-11-25', or status, resume, abort or unpin "
+        "and of what",
+        click.get_current_context(),
+    )
+
+
+@app.command()
+def rollback(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", show_default=False, help="The service.")],
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait for the end, which comes all the same.")
+    ] = False,
+) -> int:
+    """Move a service's tenants back to the release that they were on before; their data stays as it is."""
+    from tenement.cli import rollout as actions
+
+    return actions.back(service, wait=not no_wait)
+
+
+@app.command()
 def ps(
     selectors: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ PLACEHOLDERS: Final = {
     "name": "the service's name",
     "id": "the tenant's id",
     "data_dir": "the service's data directory; {data_dir}/{id} is the tenant's own",
+    "release": "the tenant's release, see `ten rollout`; for directories of several versions",
     "port": 'the TCP port to listen on (empty unless listen = "port")',
     "socket": 'the unix socket to listen on (empty unless listen = "socket")',
 }

@@ -36,6 +36,17 @@ _SERVICE_RULES: Final = (
         "Set workdir, or write an absolute path.",
     ),
     _Rule(
+        ("pre_release", "workdir"),
+        lambda s: bool(s.pre_release) and is_relative(s.pre_release[0]) and s.workdir is None,
+        "is relative, but there is no workdir it could be relative to",
+        "Set workdir, or write an absolute path.",
+    ),
+    _Rule(
+        ("pre_release", "storage_persist"),
+        lambda s: bool(s.pre_release) and not s.storage_persist,
+        "needs storage_persist = true: without it there is no data to prepare",
+    ),
+    _Rule(
         ("freeze_timeout", "idle_timeout"),
         lambda s: 0 < s.idle_timeout_s <= s.freeze_timeout_s,
         "must be shorter than idle_timeout: the tenant would be stopped before it is frozen",

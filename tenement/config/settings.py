@@ -134,6 +134,19 @@ class Service(Struct, frozen=True, kw_only=True, rename=_key):
             "directory.",
         ),
     ] = None
+    pre_release: Annotated[
+        tuple[str, ...],
+        _of_kind(
+            "command",
+            "A command that prepares a tenant's data for a release, say by migrating its database. `ten "
+            "rollout` runs it once for each tenant, stopped, in its sandbox and with its environment, before "
+            "its first start on the release. The data is copied before, and put back if the command or that "
+            "start fails.",
+        ),
+    ] = ()
+    pre_release_timeout_s: Annotated[
+        float, _time("How long `pre_release` may take for one tenant.", ge=1.0, le=86400.0)
+    ] = 600.0
     listen: Annotated[
         Literal["port", "socket", "fd"],
         Meta(

@@ -55,7 +55,7 @@ def text_of(value: object) -> str | None:
         case None:
             return None
         case [int(), *_]:
-            return bytes(value).decode("utf-8", "replace")
+            return bytes(each for each in value if isinstance(each, int)).decode("utf-8", "replace")
         case [first, *_]:
             return text_of(first)
         case _:

@@ -76,7 +76,7 @@ def _receive(connection: socket.socket) -> tuple[list[str], dict[str, str], int,
             isinstance(each, str) and "\0" not in each
             for each in (*arguments, *environment, *environment.values())
         ):
-            return arguments, environment, *fds
+            return arguments, environment, fds[0], fds[1]
     raise ValueError("it is of another form")
 
 
@@ -112,7 +112,7 @@ def _become(arguments: list[str], environment: dict[str, str], out: int, err: in
 def _supervise(connection: socket.socket, child: int) -> int:
     """Waits for the child, ends it if the client goes away, and gives its exit status."""
     pidfd = os.pidfd_open(child)
-    ready, _, _ = select.select([pidfd, connection], [], [])
+    ready, _, _ = select.select([pidfd, connection.fileno()], [], [])
     if pidfd not in ready:
         os.killpg(child, signal.SIGKILL)
     _, state = os.waitpid(child, 0)

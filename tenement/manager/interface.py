@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tenement.manager import web
+from tenement.manager import deploy, rollout, web
 from tenement.manager import tls_interface
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.manager import Manager
@@ -78,6 +78,8 @@ def methods(manager: Manager) -> list[Method]:
         Method("List", arguments("s selector"), arguments("s tenants"), list_),
         Method("Status", TENANT, arguments("s status"), status),
         Method("Reload", (), arguments("s report"), reload),
+        *deploy.methods(manager.deploys),
+        *rollout.methods(manager.rollouts),
         *tls_interface.methods(manager.certificates),
         *web.methods(manager.web),
     ]

@@ -14,7 +14,7 @@ from dbus_fast import BusType
 from dbus_fast.aio import MessageBus
 
 from tenement.config import Config
-from tenement.errors import InvalidName, NotFound, StartFailed, TenementError
+from tenement.errors import NotFound, StartFailed, TenementError
 from tenement.lifecycle import AWAKE, Goal, State
 from tenement.manager import inventory, routes
 from tenement.manager.addresses import AddressWatch, own_addresses
@@ -22,9 +22,11 @@ from tenement.manager.adoption import adopt_all
 from tenement.manager.arming import Arming
 from tenement.manager.certificates import Certificates
 from tenement.manager.configuration import Configuration
+from tenement.manager.deploy import WEIGHT, Deploys
 from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
 from tenement.manager.limits import RunningLimits
+from tenement.manager.rollout import Rollouts
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Units
 from tenement.manager.web import Web
@@ -39,7 +41,6 @@ SYSTEMD_MIN: Final = 254
 STATE_DIRECTORY: Final = Path("/var/lib/tenement-manager")
 _BOOT_MARK: Final = Path("/run/tenement/booted")
 _PROXY_GROUP: Final = "tenement-proxy"
-_WEIGHT_MAX: Final = 1_000_000
 
 Emit = Callable[[str, list[Any]], None]
 
@@ -65,6 +66,10 @@ class Manager:
         self.certificates = Certificates(
             registry.tls, systemd, Store(workers), self._supervisor, self._announce, self._routes_reloaded
         )
+        self.rollouts = Rollouts(
+            self._supervisor, self._units, systemd, version, registry.releases, registry.transaction
+        )
+        self.deploys = Deploys(self._supervisor, registry, self._register, self._tell_weights)
         self._addresses = own_addresses()
         self._address_watch: AddressWatch | None = None
         self._serial = 0
@@ -91,6 +96,7 @@ class Manager:
         )
         adopted = await adopt_all(self._systemd, self._supervisor, self._units)
         log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
+        await self.rollouts.start()
         self._address_watch = AddressWatch(self._addresses_changed)
         self._register_instances()
         await self.certificates.start()
@@ -107,6 +113,7 @@ class Manager:
         await self._health.close()
         await self.web.close()
         await self.certificates.close()
+        await self.rollouts.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -191,12 +198,7 @@ class Manager:
     def set_weight(self, service: str, id_: str, weight: int) -> None:
         """Set a tenant's share of its service's requests. Raises NotFound, InvalidName."""
         name = TenantName(service, id_)
-        tenant = self._supervisor.get(name)
-        if weight > _WEIGHT_MAX:
-            raise InvalidName.of("weight", str(weight), f"must be at most {_WEIGHT_MAX}")
-        self._registry.set_weight(name, weight)
-        tenant.weight = weight
-        self._route_changed(tenant)
+        self.deploys.set_weights({name: weight})
 
     def listing(self, selector: str) -> str:
         """A JSON array: all tenants for "", those of a service, or one. Raises NotFound."""
@@ -215,6 +217,7 @@ class Manager:
             properties = {}
         config, now = self._supervisor.config, asyncio.get_running_loop().time()
         answer = inventory.detail(tenant, config, now, properties)
+        answer |= self.rollouts.describe(tenant.name)
         answer["last_line"] = await last_line(tenant.name, None)
         return json.dumps(answer)
 
@@ -253,6 +256,7 @@ class Manager:
             self._registry.remove(tenant.name)
             self.certificates.domains.forget(tenant.name)
             self.certificates.names_changed()
+            self.rollouts.changed(tenant)
             self._tell_routes({str(tenant.name): None})
         elif State.DISABLED in (tenant.state, before):
             self._route_changed(tenant)
@@ -269,10 +273,13 @@ class Manager:
 
     # Private
 
-    def _register(self, name: TenantName) -> None:
-        row = self._registry.add(name, time.time())
+    def _register(self, name: TenantName, weight: int = WEIGHT) -> None:
+        with self._registry.transaction():
+            row = self._registry.add(name, time.time())
+            self._registry.set_weight(name, weight)
+            self.rollouts.created(name)
         tenant = self._supervisor.add(
-            name, enabled=True, weight=row.weight, created_at=row.created_at, last_used_at=None
+            name, enabled=True, weight=weight, created_at=row.created_at, last_used_at=None
         )
         self._route_changed(tenant)
         self.certificates.names_changed()
@@ -324,6 +331,9 @@ class Manager:
 
     def _route_changed(self, tenant: Tenant) -> None:
         self._tell_routes({str(tenant.name): routes.tenant_route(tenant)})
+
+    def _tell_weights(self, tenants: list[Tenant]) -> None:
+        self._tell_routes({str(tenant.name): routes.tenant_route(tenant) for tenant in tenants})
 
     def _tell_routes(self, tenants: dict[str, Any]) -> None:
         self._announce({"tenants": tenants})

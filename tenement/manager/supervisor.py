@@ -7,6 +7,7 @@ the tenant before or after an event, never in the middle of one.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -33,6 +34,7 @@ from tenement.manager.starts import StartQueue
 from tenement.manager.units import Instance, UnitDied, Units, UnitTimeout
 from tenement.manager.verdict import Facts, judge
 from tenement.names import TenantName
+from tenement.releases import has_releases
 from tenement.systemd import UNIT
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,8 @@ class Supervisor:
     def __init__(self, units: Units, config: Config, listener: Listener, concurrent_starts: int) -> None:
         self.config = config
         self.tenants: dict[TenantName, Tenant] = {}
+        self.release_of: Callable[[TenantName], str | None] = lambda _: None
+        self.before_start: Callable[[Service, TenantName, str], Awaitable[None]] | None = None
         self._units = units
         self._listener = listener
         self._starts = StartQueue(concurrent_starts, self._slot_granted)
@@ -121,6 +125,16 @@ class Supervisor:
                 f"{name}: there is no [service.{name.service}] in the configuration any more",
                 tenant=str(name),
             ) from None
+
+    def release_for_start(self, name: TenantName) -> str:
+        """The release that a tenant starts on; "" if its service has none. Raises StartFailed."""
+        release = self.release_of(name)
+        if release is None and has_releases(self.service(name)):
+            raise StartFailed(
+                f"{name.service} has no release yet. Run 'ten rollout {name.service} --to RELEASE'.",
+                tenant=str(name),
+            )
+        return release or ""
 
     def host(self, name: TenantName) -> str:
         """The tenant's public host name."""
@@ -170,17 +184,17 @@ class Supervisor:
 
     # What callers want
 
-    async def lease(self, name: TenantName, worker: str) -> tuple[str, int]:
+    async def lease(self, name: TenantName, worker: str, *, through: bool = False) -> tuple[str, int]:
         """Wait until the tenant is ready, starting it if need be; gives its address and generation.
 
-        `worker` holds a lease from then on; "" starts the tenant without one. Raises NotFound, Disabled,
-        StartFailed, StartTimeout.
+        `worker` holds a lease from then on; "" starts the tenant without one. `through` is for who holds the
+        tenant (see `hold`). Raises NotFound, Disabled, StartFailed, StartTimeout.
         """
         tenant = self.get(name)
         service = self.service(name)
         ticket, future = self._ticket()
         try:
-            self._feed(tenant, lifecycle.Lease(ticket, worker))
+            self._feed(tenant, lifecycle.Lease(ticket, worker, through))
             if future.done():
                 return future.result()
             async with asyncio.timeout(service.startup_timeout_s + _LEASE_MARGIN_S):
@@ -196,7 +210,7 @@ class Supervisor:
             ) from None
         finally:
             del self._tickets[ticket]
-            if ticket in tenant.life.waiting:
+            if ticket in tenant.life.callers:
                 self._feed(tenant, lifecycle.Abandon(ticket))
 
     def release(self, name: TenantName, worker: str, generation: int) -> None:
@@ -207,7 +221,7 @@ class Supervisor:
         if generation:
             self._feed(tenant, lifecycle.Release(worker, generation))
             return
-        for ticket, who in list(tenant.life.waiting.items()):
+        for ticket, who in list(tenant.life.callers.items()):
             if who == worker:
                 self._feed(tenant, lifecycle.Abandon(ticket))
                 self._tickets[ticket].set_exception(Conflict(f"{name}: the caller waits no longer"))
@@ -216,8 +230,8 @@ class Supervisor:
         """A worker left the bus."""
         for tenant in list(self.tenants.values()):
             life = tenant.life
-            if worker in life.leases or worker in life.waiting.values():
-                waited = [ticket for ticket, who in life.waiting.items() if who == worker]
+            if worker in life.leases or worker in life.callers.values():
+                waited = [ticket for ticket, who in life.callers.items() if who == worker]
                 self._feed(tenant, lifecycle.WorkerGone(worker))
                 for ticket in waited:
                     self._tickets[ticket].set_exception(Conflict(f"{tenant.name}: the caller left the bus"))
@@ -239,6 +253,27 @@ class Supervisor:
         self._feed(tenant, lifecycle.Leave(Goal.SLEEP, "restarted by the operator"))
         await self._settled(tenant, self._patience_s(name))
         await self.lease(name, "")
+
+    def hold(self, name: TenantName) -> Tenant:
+        """Keep all callers waiting while the tenant is changed; none of them sees it half changed.
+
+        They wait as long as any caller does, `startup_timeout`. Raises NotFound, and Conflict if it is held.
+        """
+        tenant = self.get(name)
+        if tenant.life.held:
+            raise Conflict(f"{name}: is being changed already", tenant=str(name))
+        self._feed(tenant, lifecycle.Hold())
+        return tenant
+
+    def unhold(self, tenant: Tenant) -> None:
+        """The change is over: callers get the tenant."""
+        self._feed(tenant, lifecycle.Unhold())
+
+    async def empty(self, tenant: Tenant, reason: str) -> None:
+        """Have the unit of a held tenant gone, once its requests have ended. Raises Conflict."""
+        self._feed(tenant, lifecycle.Leave(Goal.SLEEP, reason))
+        await self._settled(tenant, self._patience_s(tenant.name))
+        await self._units.forget_failure(tenant.name)
 
     def enable(self, name: TenantName) -> None:
         """Let a disabled tenant start again, at the next request."""
@@ -406,8 +441,16 @@ class Supervisor:
         match action.verb:
             case Verb.START | Verb.ARM:
                 arm = action.verb is Verb.ARM
+                service, release = self.service(name), self.release_for_start(name)
+                if self.before_start is not None:
+                    await self.before_start(service, name, release)
                 instance = units.instance(
-                    name, self.service(name), action.generation, self.host(name), armed=arm
+                    name,
+                    service,
+                    action.generation,
+                    self.host(name),
+                    armed=arm,
+                    release=release,
                 )
                 tenant.instance, tenant.facts = (
                     instance,

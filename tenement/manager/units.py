@@ -93,7 +93,14 @@ class Units:
             os.chmod(path, mode)
 
     def instance(
-        self, name: TenantName, service: Service, generation: int, host: str, *, armed: bool
+        self,
+        name: TenantName,
+        service: Service,
+        generation: int,
+        host: str,
+        *,
+        armed: bool,
+        release: str = "",
     ) -> Instance:
         """What one start needs: a port, if the app listens on one. Raises Overloaded when all are taken."""
         port = None
@@ -101,7 +108,7 @@ class Units:
             port = self.ports.take()
             if port is None:
                 raise Overloaded(f"{name}: all ports for tenants are in use", tenant=str(name))
-        return Instance(name, service, Launch(generation, port, armed), host)
+        return Instance(name, service, Launch(generation, port, armed, release), host)
 
     async def start(self, instance: Instance, facts: Facts) -> None:
         """Build the unit and wait until the app is ready. Raises UnitFailed, UnitTimeout, UnitDied."""
@@ -240,7 +247,7 @@ class Units:
     async def _launch(self, instance: Instance) -> "asyncio.Future[str]":
         """Have systemd start the unit; gives its job's result as a future."""
         name = instance.name
-        await self._ensure_slice(instance.service)
+        await self.ensure_slice(instance.service)
         if not instance.service.storage_persist:
             await asyncio.to_thread(self.purge, name)
         properties = tenant_unit(instance.service, name, instance.launch, self._version)
@@ -273,7 +280,8 @@ class Units:
         if result != "done":
             raise UnitDied(f"{instance.name}: the start ended as {result!r}")
 
-    async def _ensure_slice(self, service: Service) -> None:
+    async def ensure_slice(self, service: Service) -> None:
+        """Make the slice of a service, if it is not there. Raises UnitFailed."""
         task = self._slices.get(service.name)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = asyncio.create_task(self._make_slice(service))
