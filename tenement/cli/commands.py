@@ -11,6 +11,7 @@ import click
 import typer
 
 from tenement import __version__
+from tenement.cli.tls_commands import domain, tls
 
 if TYPE_CHECKING:
     from tenement.client import Client
@@ -31,6 +32,8 @@ config: Final = typer.Typer(
     help="Checks or shows the configuration.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(config, name="config")
+app.add_typer(tls, name="tls")
+app.add_typer(domain, name="domain")
 
 Tenants = Annotated[
     list[str], typer.Argument(metavar="TENANT...", show_default=False, help="Tenants, as SERVICE:ID.")
