@@ -235,8 +235,7 @@ class Exchange:
         self._upstream = connection
         connection.begin(
             self,
-            b"%b%b\r\nX-Request-Id: %b\r\n\r\n"
-            % (head.relay(), self._client.origin_fields(head.fields), self._request_id),
+            head.relay(self._client.origin_fields(head.fields), self._request_id),
             to_head=head.method == b"HEAD",
         )
         if self._paused_since != _NEVER:

@@ -132,9 +132,15 @@ class RequestHead:
         """Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body."""
         return self.fields.length == 0 and self.method in _IDEMPOTENT and not self.fields.upgrade
 
-    def relay(self) -> bytes:
-        """What goes on to the app, without the line ends behind the last field."""
-        return b"%b %b HTTP/1.1%b" % (self.method, self.target, self.fields.relay)
+    def relay(self, origin: bytes, request_id: bytes) -> bytes:
+        """The head that goes on to the app, with the lines of `forwarded` and the request's id."""
+        return b"%b %b HTTP/1.1%b%b\r\nX-Request-Id: %b\r\n\r\n" % (
+            self.method,
+            self.target,
+            self.fields.relay,
+            origin,
+            request_id,
+        )
 
 
 def parse(

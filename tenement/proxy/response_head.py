@@ -100,7 +100,10 @@ def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
         if name == b"content-length":
             if length is not None:
                 raise BadResponse("it has two Content-Length fields")
-            length = _number(value)
+            value = value.rstrip(b" \t")
+            if not value.isdigit() or len(value) > 18:
+                raise BadResponse("its Content-Length is not a number")
+            length = int(value)
         elif name == b"transfer-encoding":
             if chunked or minor == b"0" or value.rstrip(b" \t") != b"chunked":
                 raise BadResponse("its transfer coding is not chunked")
@@ -113,14 +116,17 @@ def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
                 head.upgrade = value.strip(b" \t")
             elif name == b"keep-alive" and (timeout := _TIMEOUT.search(value)):
                 head.keep_alive_s = int(timeout[1])
-    if length is not None and chunked:
-        raise BadResponse("it has both Content-Length and Transfer-Encoding")
-    _frame(head, length, chunked, to_head=to_head)
+    if length is not None and not chunked and head.status == 200 and not to_head:
+        head.length = length
+    else:
+        _frame(head, length, chunked, to_head=to_head)
     return head
 
 
 def _frame(head: ResponseHead, length: int | None, chunked: bool, *, to_head: bool) -> None:
     """Tell where the body ends (RFC 9112, 6.3). Raises BadResponse."""
+    if length is not None and chunked:
+        raise BadResponse("it has both Content-Length and Transfer-Encoding")
     status = head.status
     if status >= 200 and status != 204 and status != 304 and not to_head:
         if length is not None:
@@ -144,10 +150,3 @@ def _check_part(data: bytes, max_head: int) -> None:
         raise BadResponse("its head is too long")
     if b"\r\n\r\n" in data or not _BEGINNING.startswith(data[: len(_BEGINNING)]) or _BROKEN.search(data):
         raise BadResponse("its head is malformed")
-
-
-def _number(value: bytes) -> int:
-    value = value.rstrip(b" \t")
-    if not value.isdigit() or len(value) > 18:
-        raise BadResponse("its Content-Length is not a number")
-    return int(value)
