@@ -18,7 +18,14 @@ from tenement.config import Service
 from tenement.errors import Overloaded, TenementError
 from tenement.manager import listeners
 from tenement.manager.ports import Ports
-from tenement.manager.readiness import NotReady, Probe, wait_until_ready
+from tenement.manager.readiness import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    PAUSE_GROWTH,
+    NotReady,
+    Probe,
+    wait_until_ready,
+)
 from tenement.manager.verdict import Facts
 from tenement.names import TenantName, service_slice
 from tenement.systemd import SERVICE, Systemd, SystemdError
@@ -112,17 +119,12 @@ class Units:
 
     async def start(self, instance: Instance, facts: Facts) -> None:
         """Build the unit and wait until the app is ready. Raises UnitFailed, UnitTimeout, UnitDied."""
-        job = await self._launch(instance)
+        await self._job_done(await self._launch(instance), instance)
+        # The app is exec'ed now: before that there was nothing to ask.
         if instance.service.listen == "fd" and instance.service.health is None:
-            # The kernel queues requests on the socket from now on: the app is ready once it is exec'ed.
-            await self._job_done(job, instance)
+            # The kernel queues requests on its socket.
             return
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._job_done(job, instance))
-                group.create_task(self.watch(instance, facts))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await self.watch(instance, facts)
 
     async def arm(self, instance: Instance) -> None:
         """Build the unit behind its gate. Raises UnitFailed, UnitTimeout, UnitDied."""
@@ -322,12 +324,12 @@ class Units:
         """Let the proxy connect to the socket that the app makes; gives the seconds left for the rest."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        pause_s = 0.001
+        pause_s = FIRST_PAUSE_S
         while not self._let_proxy_in(socket_path(instance.name)):
             if loop.time() >= deadline:
                 raise UnitTimeout(f"not ready within {timeout_s:g} s: it made no socket at $SOCKET_PATH")
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.4, 0.05)
+            pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
         return max(0.001, deadline - loop.time())
 
     def _let_proxy_in(self, path: str) -> bool:
