@@ -18,6 +18,9 @@ BUS_NAME: Final = "dev.tenement.Manager"
 OBJECT_PATH: Final = "/dev/tenement/Manager"
 INTERFACE: Final = "dev.tenement.Manager1"
 
+type Objects = list[dict[str, Any]]
+"""What lists are made of: objects of JSON."""
+
 NOT_ALLOWED: Final = "You are not allowed to manage tenement: become root or join group 'tenement'"
 
 # A question is answered at once, but the manager may have to be started by the bus first.
@@ -127,12 +130,9 @@ class Client:
         """The last rollout of a service."""
         return _object("RolloutStatus", await self._call("RolloutStatus", "s", service))
 
-    async def list(self, selector: str = "") -> list[dict[str, Any]]:
+    async def list(self, selector: str = "") -> Objects:
         """Tenants: all for "", those of a service for "notes", one for "notes:alice"."""
-        found = _document("List", await self._call("List", "s", selector))
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise Internal("The manager's answer to List is no list of objects")
-        return found
+        return _objects("List", await self._call("List", "s", selector))
 
     async def status(self, service: str, id_: str) -> dict[str, Any]:
         """All that the manager knows of one tenant."""
@@ -185,6 +185,22 @@ class Client:
     async def domains(self, selector: str = "") -> Any:
         """Domains: all for "", those of a service for "notes", of one tenant for "notes:alice"."""
         return _document("ListDomains", await self._call("ListDomains", "s", selector))
+
+    async def usage(self) -> Objects:
+        """What the tenants that are not asleep use, and how many requests they have answered."""
+        return _objects("Usage", await self._call("Usage", "s", ""))
+
+    async def create_token(self, scope: str, tenant: str, name: str, expires_s: float) -> dict[str, Any]:
+        """Makes a token of the HTTP API; its text is in the answer. `expires_s` 0 means never."""
+        return _object("CreateToken", await self._call("CreateToken", "sssd", scope, tenant, name, expires_s))
+
+    async def list_tokens(self) -> Objects:
+        """Tokens of the HTTP API, without their texts."""
+        return _objects("ListTokens", await self._call("ListTokens", ""))
+
+    async def revoke_token(self, id_: str) -> None:
+        """Ends a token of the HTTP API."""
+        await self._call("RevokeToken", "s", id_)
 
     async def version(self) -> str:
         """The manager's version."""
@@ -259,4 +275,11 @@ def _object(member: str, answer: object) -> dict[str, Any]:
     found = _document(member, answer)
     if not isinstance(found, dict):
         raise Internal(f"The manager's answer to {member} is no object")
+    return found
+
+
+def _objects(member: str, answer: object) -> list[dict[str, Any]]:
+    found = _document(member, answer)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise Internal(f"The manager's answer to {member} is no list of objects")
     return found

@@ -34,6 +34,8 @@ config: Final = typer.Typer(
 app.add_typer(config, name="config")
 app.add_typer(tls, name="tls")
 app.add_typer(domain, name="domain")
+token: Final = typer.Typer(help="Tokens of the HTTP API.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(token, name="token")
 
 Tenants = Annotated[
     list[str], typer.Argument(metavar="TENANT...", show_default=False, help="Tenants, as SERVICE:ID.")
@@ -55,8 +57,30 @@ def ten(
             "--version", callback=_print_version, is_eager=True, help="Show the version of this command."
         ),
     ] = False,
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Talk to another machine's HTTP API instead of the manager here (or TENEMENT_SERVER).",
+        ),
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option("--token", metavar="TOKEN", help="The token for it (better: TENEMENT_TOKEN)."),
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", metavar="FILE", help="A file with the token for it (or TENEMENT_TOKEN_FILE)."
+        ),
+    ] = None,
 ) -> None:
     """Takes the options that come before the command."""
+    if server or token or token_file:
+        from tenement.cli.destination import choose
+
+        choose(server, token, token_file)
 
 
 @app.command()
@@ -314,12 +338,42 @@ def logs(
     ] = None,
 ) -> int:
     """Show what tenants have printed, from the journal."""
+    from tenement.cli.destination import chosen
     from tenement.cli.logs import UnknownOption, run
 
+    server = chosen()
     try:
+        if server is not None:
+            from tenement.cli import remote_logs
+
+            return remote_logs.run(server, arguments or [])
         return run(arguments or [])
     except UnknownOption as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
+
+
+@app.command()
+def top(
+    order: Annotated[
+        str,
+        typer.Option("--order", "-o", metavar="ORDER", help="Sort by requests, cpu, memory or name."),
+    ] = "requests",
+    delay: Annotated[
+        float,
+        typer.Option("--delay", "-d", metavar="SECONDS", min=0.2, max=3600, help="Time between two looks."),
+    ] = 1.0,
+    iterations: Annotated[
+        int,
+        typer.Option("--iterations", "-n", metavar="N", min=0, help="End after so many looks; 0 never does."),
+    ] = 0,
+) -> int:
+    """Show what tenants use and how many requests they answer, live; q ends it."""
+    from tenement.cli.top import ORDERS
+    from tenement.cli.top import top as show
+
+    if order not in ORDERS:
+        raise click.BadParameter(f"{order!r} is none of {', '.join(ORDERS)}", param_hint="--order")
+    return show(order, delay, iterations)
 
 
 @app.command()
@@ -375,6 +429,70 @@ def config_show(
     from tenement.cli import configuration
 
     return configuration.show(service, as_json=json)
+
+
+TokenTenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        help="A token for one tenant's own logs, health and storage: SERVICE:ID, or ID if there is only one.",
+    ),
+]
+TokenScope = Annotated[
+    str, typer.Option("--scope", metavar="SCOPE", help="admin, or metrics for one that reads /metrics only.")
+]
+TokenExpires = Annotated[
+    str | None,
+    typer.Option("--expires", metavar="SPAN", help="How long it is good, for example 30d; else for ever."),
+]
+TokenName = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="What it is for, to tell it from others.")
+]
+
+
+@token.command("create")
+def token_create(
+    tenant: TokenTenant = None,
+    scope: TokenScope = "admin",
+    name: TokenName = "",
+    expires: TokenExpires = None,
+    json: AsJson = False,
+) -> int:
+    """Make a token and show it; it is shown only once."""
+    from tenement.cli import token as tokens
+
+    return tokens.create(tenant, scope, name, expires, as_json=json)
+
+
+@app.command("token-gen")
+def token_gen(
+    tenant: TokenTenant = None,
+    scope: TokenScope = "admin",
+    name: TokenName = "",
+    expires: TokenExpires = None,
+    json: AsJson = False,
+) -> int:
+    """Do as `ten token create` does."""
+    return token_create(tenant, scope, name, expires, json)
+
+
+@token.command("ls")
+def token_ls(json: AsJson = False) -> int:
+    """List tokens, without what is secret of them."""
+    from tenement.cli import token as tokens
+
+    return tokens.ls(as_json=json)
+
+
+@token.command("revoke")
+def token_revoke(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", show_default=False, help="Ids of tokens.")],
+) -> int:
+    """End tokens, and the sessions begun with them, at once."""
+    from tenement.cli import token as tokens
+
+    return tokens.revoke(ids)
 
 
 def _act(tenants: list[str], verb: str) -> int:

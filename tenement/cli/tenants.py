@@ -18,10 +18,11 @@ type Action = Callable[[Client, TenantName], Awaitable[None]]
 
 
 def run[T](work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-    """Runs some work with a connection to the manager."""
+    """Runs some work with a connection to the manager, or to the server that was chosen."""
+    from tenement.cli.destination import connection
 
     async def connected() -> T:
-        async with Client() as client:
+        async with connection() as client:
             return await work(client)
 
     return asyncio.run(connected())
