@@ -33,7 +33,8 @@ UNKNOWN: Final = "-"
 ROOT: Final = "/"
 """The record of requests to the base domain itself."""
 
-# Cells: requests by class of status (1xx to 5xx), buckets of durations, their sum in microseconds, bytes sent.
+# Cells: requests by class of status (1xx to 5xx), buckets of durations, their sum in microseconds, bytes
+# sent.
 CLASSES: Final = 5
 BUCKETS: Final = len(BOUNDS_S) + 1
 _FIRST_BUCKET: Final = CLASSES

@@ -11,7 +11,7 @@ CGROUPS: Final = Path("/sys/fs/cgroup/tenement.slice")
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a unit uses since it was started; None is what the kernel does not count, or a unit that is gone."""
+    """What a unit uses since its start; None is what the kernel does not count, or a unit that is gone."""
 
     cpu_usec: int | None
     memory_bytes: int | None

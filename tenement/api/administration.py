@@ -1,4 +1,4 @@
-"""Operations on the host as a whole: configuration, tokens, events, services; and whether the API is there."""
+"""Operations on the host as a whole: configuration, tokens, events, services; and a sign of life."""
 
 from typing import Final
 

@@ -29,7 +29,7 @@ class Context:
         self._settings_at = 0.0
 
     async def settings(self) -> dict[str, Any]:
-        """The settings that concern the API, a few seconds old at most; the last known if there is no manager."""
+        """The settings that concern the API, seconds old at most; the last known if there is no manager."""
         now = time.monotonic()
         if now - self._settings_at > _SETTINGS_FRESH_S or not self._settings_at:
             try:

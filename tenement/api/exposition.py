@@ -1,4 +1,4 @@
-"""The page /metrics: numbers of the manager, of the proxy's workers and of systemd, in Prometheus's format."""
+"""The page /metrics: numbers of the manager, the proxy's workers and systemd, in Prometheus's format."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence

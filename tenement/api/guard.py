@@ -1,4 +1,4 @@
-"""Who gets in: every request passes here, and one whose operation says nothing of who may use it is refused."""
+"""Who gets in: every request passes here; if nobody said who may use its operation, it is refused."""
 
 import re
 from collections.abc import Mapping

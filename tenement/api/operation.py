@@ -67,7 +67,7 @@ class Operation:
     """One method of one path.
 
     `query` and `body` are msgspec structs; `answer` is the type of the content of a good answer, whose status
-    is `status`; `problems` are the statuses of others that it may give. A path with `{tenant}` names a tenant.
+    is `status`; `problems` are the statuses of others that it may give. `{tenant}` in a path names a tenant.
     """
 
     method: str

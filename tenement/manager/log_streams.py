@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import select
-from typing import Final
+from typing import Any, Final
 
 from tenement.errors import InvalidName, Overloaded
 from tenement.names import TenantName
@@ -34,9 +34,9 @@ class LogStreams:
     ) -> int:
         """The end to read of a stream of journal entries as JSON lines; the caller closes it.
 
-        Newest first; with `follow` oldest first, and new ones as they come. `units` is one unit or a pattern of
-        ours, `since_s` seconds since 1970 or 0, `level` one of LEVELS or "", `cursor` the entry to go on after
-        when not following. Raises InvalidName, Overloaded.
+        Newest first; with `follow` oldest first, and new ones as they come. `units` is one unit or a pattern
+        of ours, `since_s` seconds since 1970 or 0, `level` one of LEVELS or "", `cursor` the entry to go on
+        after when not following. Raises InvalidName, Overloaded.
         """
         if level and level not in LEVELS:
             raise InvalidName.of("level", level, f"must be one of {', '.join(LEVELS)}")
@@ -101,7 +101,8 @@ async def _attend(child: asyncio.subprocess.Process, write: int) -> None:
     loop.add_reader(poll.fileno(), _notice, abandoned)
     ended = asyncio.ensure_future(child.wait())
     try:
-        await asyncio.wait({ended, abandoned}, return_when=asyncio.FIRST_COMPLETED)
+        waited: tuple[asyncio.Future[Any], ...] = (ended, abandoned)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         loop.remove_reader(poll.fileno())
         poll.close()

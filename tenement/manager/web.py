@@ -115,8 +115,8 @@ class Web:
     def find(self, service: str, states: str, search: str, sort: str, limit: int, offset: int) -> str:
         """Some tenants, and how many there are in all, as a JSON object. Raises InvalidName, NotFound.
 
-        `states` is a list with commas, "" for all; `search` is found in the name; `sort` is "tenant", "state",
-        "since" or "last_used", with "-" before it from the end.
+        `states` is a list with commas, "" for all; `search` is found in the name; `sort` is "tenant",
+        "state", "since" or "last_used", with "-" before it from the end.
         """
         found = self._select(service, states, search)
         key = _SORTS.get(sort.removeprefix("-"))
@@ -131,7 +131,7 @@ class Web:
         return json.dumps({"total": len(found), "tenants": page})
 
     async def usage(self, name: str) -> str:
-        """What tenants use and have answered so far, as a JSON array: of one, or of all that are not asleep."""
+        """What tenants use and have answered so far, as a JSON array: one, or all that are not asleep."""
         if name:
             chosen = [self._supervisor.get(TenantName.parse(name))]
         else:

@@ -1,4 +1,4 @@
-"""What brings open pages up to date: changes of tenants, counts, usage and log lines, as server-sent events."""
+"""What brings open pages up to date, as server-sent events: changes, counts, usage and log lines."""
 
 import asyncio
 import json
@@ -59,13 +59,16 @@ def change_of(document: Mapping[str, Any]) -> dict[str, Any]:
 async def overview(call: Call) -> web.StreamResponse:
     """Follow all tenants: each change, and the counts, at most once a second."""
     changed = asyncio.Event()
-    async with call.context.manager.events(call.token) as lines, EventStream(call) as events:
-        async with asyncio.TaskGroup() as group:
-            counting = group.create_task(_count(call, events, changed))
-            async for document in _documents(lines):
-                await events.send("tenant", change_of(document))
-                changed.set()
-            counting.cancel()
+    async with (
+        call.context.manager.events(call.token) as lines,
+        EventStream(call) as events,
+        asyncio.TaskGroup() as group,
+    ):
+        counting = group.create_task(_count(call, events, changed))
+        async for document in _documents(lines):
+            await events.send("tenant", change_of(document))
+            changed.set()
+        counting.cancel()
     return events.response
 
 
@@ -77,7 +80,8 @@ async def tenant(call: Call) -> web.StreamResponse:
     async with (
         manager.events(call.token) as lines,
         manager.logs(call.token, name.service, name.id, lines=_LINES, follow=True) as entries,
-        EventStream(call) as events,asyncio.TaskGroup() as group
+        EventStream(call) as events,
+        asyncio.TaskGroup() as group,
     ):
         tasks = [
             group.create_task(_measure(call, events)),
