@@ -112,8 +112,8 @@ class Certificates:
     def document(self) -> dict[str, Any]:
         """What the routes document has of TLS."""
         settings = self._settings
-        base = self._supervisor.config.settings.domains[0]
-        policy = {"enabled": settings is not None, "default": base}
+        bases = filter(obtainable, self._supervisor.config.settings.domains)
+        policy = {"enabled": settings is not None, "default": next(bases, None)}
         return {
             "tls": policy | ({"hsts_s": settings.hsts_s} if settings else {}),
             "certificates": msgspec.to_builtins(self._served),

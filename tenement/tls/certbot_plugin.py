@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from acme import challenges
-from certbot import achallenges, errors
+from certbot import achallenges, errors, interfaces
 from certbot.plugins import common
 
 from tenement.client import Client
@@ -23,7 +23,7 @@ _CHECK_TIMEOUT_S: Final = 10.0
 _PAUSE_S: Final = 0.05
 
 
-class Authenticator(common.Plugin):
+class Authenticator(common.Plugin, interfaces.Authenticator):
     """See certbot.interfaces.Authenticator."""
 
     description = "Answers http-01 challenges through tenement's proxy, without stopping anything"
