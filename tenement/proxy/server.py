@@ -40,6 +40,7 @@ class ClientConnection(asyncio.Protocol):
         "_origin",
         "_origin_host",
         "_partial",
+        "_patience_s",
         "_previous",
         "_reads",
         "_scheme",
@@ -90,7 +91,8 @@ class ClientConnection(asyncio.Protocol):
         self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
         self.secure = self._scheme == b"https"
         self.hsts = b"\r\n" + worker.tls.hsts if self.secure and worker.tls.hsts else b""
-        self._deadline = worker.now + settings.head_timeout_s
+        self._patience_s = settings.head_timeout_s
+        self._deadline = worker.now + self._patience_s
         worker.add_client(self)
 
     def data_received(self, data: bytes) -> None:
@@ -170,10 +172,10 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.close()
 
     def drain(self) -> None:
-        """Close if idle; a request in flight will close the connection."""
+        """Close if idle for a while; the next request, or the one in flight, will close the connection."""
         if self.idle:
-            self._closing = True
-            self._transport.close()
+            self._deadline += self._worker.settings.drain_idle_s - self._patience_s
+            self.sweep(monotonic())
 
     def abort(self) -> None:
         """Close now, whatever it carries."""
@@ -242,11 +244,13 @@ class ClientConnection(asyncio.Protocol):
         if not keep_alive:
             self._close(linger=unread or bool(self._buffer))
             return
-        self._deadline = self._worker.now + self._worker.settings.idle_timeout_s
+        worker = self._worker
+        self._patience_s = worker.idle_timeout_s
+        self._deadline = worker.now + self._patience_s
         if self._buffer:
             if not self._in_loop:
                 self._read_heads(self._buffer)
-        elif self._ended or self._worker.draining:
+        elif self._ended:
             self._close(linger=False)
             return
         if not self._reads:

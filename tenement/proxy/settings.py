@@ -94,6 +94,10 @@ class Settings:
     drain_s: float = 25.0
     """From SIGTERM until requests and upgraded connections still running are cut."""
 
+    drain_idle_s: float = 2.0
+    """A worker that ends keeps a connection that was in use this recently, to answer a request already on its
+    way with `Connection: close`."""
+
     sweep_interval_s: float = 0.5
     """Between two looks at all deadlines."""
 

@@ -1,8 +1,8 @@
 """The worker: wires the parts, watches deadlines, and ends without losing a request.
 
-On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), closes idle
-ones, lets requests in flight finish, answers the last one on each connection with `Connection: close`, and
-cuts what is left at the drain deadline.
+On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), lets requests
+in flight finish, answers the last one on each connection with `Connection: close`, closes connections that
+have been idle for a while, and cuts what is left at the drain deadline.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class Worker:
         self.counters = Counters(counts, lambda name: self.table.has_tenant(name))
         self.trusted = TrustedProxies(())
         self.max_head_bytes = settings.max_head_bytes
+        self.idle_timeout_s = settings.idle_timeout_s
         self.gates = Gates()
         self.draining = False
         self.now = monotonic()
@@ -184,6 +185,7 @@ class Worker:
     async def drain(self) -> None:
         """End: see the top of the module."""
         self.draining = True
+        self.idle_timeout_s = self.settings.drain_idle_s
         for server in self._servers:
             server.close()
         for client in list(self._clients):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from time import monotonic
 
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, eventually, fields, get, ok, replies
 
@@ -47,14 +48,32 @@ async def test_a_request_in_flight_is_finished_and_its_connection_told_to_close(
     assert here.manager.released == [("notes:alice", 1)]
 
 
-@at_a_site(drain_s=5)
-async def test_idle_connections_are_closed_at_once(here: Site):
+@at_a_site(drain_s=5, drain_idle_s=0.2)
+async def test_connections_that_have_been_idle_are_closed_at_once(here: Site):
     await here.app(replies(ok()))
     client = await here.client()
     client.send(get())
     await client.answer()
+    await asyncio.sleep(0.3)
+    began = monotonic()
     await asyncio.wait_for(here.worker.drain(), 1)
+    assert monotonic() - began < 0.15
     assert await client.rest() == b""
+
+
+@at_a_site(drain_s=5, drain_idle_s=1)
+async def test_a_request_that_was_on_its_way_when_the_drain_began_is_answered(here: Site):
+    await here.app(replies(ok()))
+    client = await here.client()
+    client.send(get())
+    await client.answer()
+    draining = asyncio.create_task(here.worker.drain())
+    await eventually(lambda: here.worker.draining)
+    client.send(get())
+    head, body = await client.answer()
+    assert body == b"hello"
+    assert fields(head, b"connection") == [b"close"]
+    await asyncio.wait_for(draining, 1)
 
 
 @at_a_site(drain_s=0.2)
