@@ -168,7 +168,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Unhold:
-    """The change is over: the callers that were held back wait like any others."""
+    """The change is over: the callers that were held back wait like any others.
+
+    With a reason, it has failed, and they are denied.
+    """
+
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,9 +400,13 @@ class Lifecycle:
             case Hold():
                 self.held = True
                 self.held_back, self.waiting = self.waiting, {}
-            case Unhold():
+            case Unhold(reason):
                 self.held = False
-                self.waiting |= self.held_back
+                if reason is None:
+                    self.waiting |= self.held_back
+                else:
+                    for ticket in self.held_back:
+                        yield Deny(ticket, Denial.START_FAILED, reason, 0.0)
                 self.held_back = {}
             case Enable():
                 if self.state is State.DISABLED:

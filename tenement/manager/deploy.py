@@ -79,7 +79,7 @@ class Deploys:
                     await asyncio.to_thread(Units.purge, name)
             undone = "it is removed again" if made else "its weight is unchanged"
             reason = f" (last line: {line})" if line and "last line" not in error.message else ""
-            raise type(error)(f"{error.message}{reason}; {undone}", tenant=str(name)) from error
+            raise type(error)(f"{error.message.rstrip('.')}{reason}; {undone}", tenant=str(name)) from error
         self.set_weights({name: weight})
         log.info("%s: deployed with weight %d", name, weight)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from tenement.manager.last_line import last_line
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import UnitFailed, Units
 from tenement.names import TenantName, check_service
-from tenement.releases import ReleaseStore, check_directory, check_release, has_releases
+from tenement.releases import ReleaseStore, Standing, check_directory, check_release, has_releases
 from tenement.rollout import ACTIVE, Candidate, Kind, Phase, Rollout, Step, canary_count
 from tenement.systemd import Systemd, SystemdError
 from tenement.unit_properties import pre_release_unit
@@ -51,8 +52,10 @@ class Rollouts:
         self._transaction = transaction
         self._rollouts = {rollout.service: rollout for rollout in store.rollouts()}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._preparing: dict[TenantName, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         supervisor.release_of = store.of
-        supervisor.before_start = self.prepare_new
+        supervisor.before_lease = self.prepare_new
 
     async def start(self) -> None:
         """Go on where the last manager ended; call it before anybody can ask for a tenant."""
@@ -73,9 +76,10 @@ class Rollouts:
 
     async def close(self) -> None:
         """Stop in the middle; the next manager goes on."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._preparing.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def created(self, name: TenantName) -> None:
         """A tenant was made: it begins on its service's release."""
@@ -83,26 +87,38 @@ class Rollouts:
         if current is not None and self._store.of(name) is None:
             self._store.put(name, current, None, fresh=True)
 
-    async def prepare_new(self, service: Service, name: TenantName, release: str) -> None:
-        """Run `pre_release` before the first start of a tenant that was made since the last rollout.
+    def prepare_new(self, service: Service, name: TenantName) -> None:
+        """Have `pre_release` run before the first start of a tenant that was made since the last rollout.
 
-        Raises TenementError.
+        Callers wait meanwhile. If it fails they are told so, and the next one makes it run again.
         """
-        standing = self._store.standing(name)
-        if standing is None or not standing.fresh:
+        standing, tenant = self._store.standing(name), self._supervisor.get(name)
+        if standing is None or not standing.fresh or tenant.life.held:
             return
-        if service.pre_release:
-            # There is a copy if an earlier try was interrupted.
-            await asyncio.to_thread(snapshots.put_back, name)
-            try:
-                await self._prepare(service, name, release)
-            except TenementError:
+        if not service.pre_release:
+            self._store.put(name, standing.release, standing.previous, pinned=standing.pinned)
+        else:
+            self._supervisor.hold(name)
+            self._preparing[name] = asyncio.create_task(self._prepare_new(service, tenant, standing))
+
+    async def _prepare_new(self, service: Service, tenant: Tenant, standing: Standing) -> None:
+        name, reason = tenant.name, None
+        try:
+            async with self._turns:
+                await self._supervisor.empty(tenant, "is prepared for its first start")
+                # There is a copy if an earlier try was interrupted.
                 await asyncio.to_thread(snapshots.put_back, name)
-                raise
-        with self._transaction():
-            self._store.set_prepared(name, release, bool(service.pre_release))
-            self._store.put(name, release, standing.previous, pinned=standing.pinned)
-        await asyncio.to_thread(snapshots.drop, name)
+                await self._prepare(service, name, standing.release)
+            with self._transaction():
+                self._store.set_prepared(name, standing.release, True)
+                self._store.put(name, standing.release, standing.previous, pinned=standing.pinned)
+            await asyncio.to_thread(snapshots.drop, name)
+        except (TenementError, OSError) as error:
+            reason = await self._explained(name, error)
+            log.warning("%s", reason, extra=_journal(name))
+            await asyncio.to_thread(snapshots.put_back, name)
+        del self._preparing[name]
+        self._supervisor.unhold(tenant, reason and reason.removeprefix(f"{name}: "))
 
     def changed(self, tenant: Tenant) -> None:
         """A tenant is in another state."""
@@ -373,6 +389,8 @@ class Rollouts:
             return
         resumed = rollout.stops[name].step in ACTIVE
         try:
+            if (preparing := self._preparing.get(name)) is not None:
+                await asyncio.wait([preparing])
             if not resumed:
                 self._supervisor.hold(name)
             await self._steps(rollout, tenant, resumed=resumed)

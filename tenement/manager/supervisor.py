@@ -7,7 +7,7 @@ the tenant before or after an event, never in the middle of one.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -94,7 +94,7 @@ class Supervisor:
         self.config = config
         self.tenants: dict[TenantName, Tenant] = {}
         self.release_of: Callable[[TenantName], str | None] = lambda _: None
-        self.before_start: Callable[[Service, TenantName, str], Awaitable[None]] | None = None
+        self.before_lease: Callable[[Service, TenantName], None] = lambda service, name: None
         self._units = units
         self._listener = listener
         self._starts = StartQueue(concurrent_starts, self._slot_granted)
@@ -192,6 +192,7 @@ class Supervisor:
         """
         tenant = self.get(name)
         service = self.service(name)
+        self.before_lease(service, name)
         ticket, future = self._ticket()
         try:
             self._feed(tenant, lifecycle.Lease(ticket, worker, through))
@@ -265,9 +266,9 @@ class Supervisor:
         self._feed(tenant, lifecycle.Hold())
         return tenant
 
-    def unhold(self, tenant: Tenant) -> None:
-        """The change is over: callers get the tenant."""
-        self._feed(tenant, lifecycle.Unhold())
+    def unhold(self, tenant: Tenant, reason: str | None = None) -> None:
+        """The change is over: callers get the tenant, or are told the reason why they do not."""
+        self._feed(tenant, lifecycle.Unhold(reason))
 
     async def empty(self, tenant: Tenant, reason: str) -> None:
         """Have the unit of a held tenant gone, once its requests have ended. Raises Conflict."""
@@ -442,8 +443,6 @@ class Supervisor:
             case Verb.START | Verb.ARM:
                 arm = action.verb is Verb.ARM
                 service, release = self.service(name), self.release_for_start(name)
-                if self.before_start is not None:
-                    await self.before_start(service, name, release)
                 instance = units.instance(
                     name,
                     service,
