@@ -55,9 +55,7 @@ def check_leads_here(domain: str, hosts: Iterable[str], find: Lookup, own: set[s
     """
     addresses = find(domain)
     if not addresses:
-        raise Conflict(
-            f"{domain}: has no address yet. Let it point to this server first, or say --no-check"
-        )
+        raise Conflict(f"{domain}: has no address yet. Let it point to this server first, or say --no-check")
     expected = set(own)
     for host in hosts:
         expected |= find(host)

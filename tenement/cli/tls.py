@@ -74,7 +74,9 @@ async def _follow(client: Client) -> int:
                 continue
             told.add(name)
             if state == "valid":
-                out(f"{name}  valid until {moment(entry['expires_at'])}, by {printable(str(entry['issuer']))}")
+                out(
+                    f"{name}  valid until {moment(entry['expires_at'])}, by {printable(str(entry['issuer']))}"
+                )
             elif state == "failed":
                 failed = True
                 complain(f"{name}: {entry['error']}")

@@ -177,9 +177,7 @@ class Certificates:
         async with self._certbot:
             done, output = await self._run(certbot.revoke(settings, str(old)))
         if not done:
-            raise Conflict(
-                f"{text}: replaced, but not revoked: {certbot.reasons(output, [text])[text]}"
-            )
+            raise Conflict(f"{text}: replaced, but not revoked: {certbot.reasons(output, [text])[text]}")
 
     async def deploy(self, lineage: str) -> None:
         """Use what certbot has under this name from now on. Raises InvalidConfig; then the old one stays."""
@@ -324,7 +322,11 @@ class Certificates:
                 path = str(self._store.path(key))
                 served[key] = Certificate(names, path, checked.version, checked.issued_at)
         before, self._served = self._served, served
-        change = {key: served.get(key) for key in served.keys() | before.keys() if served.get(key) != before.get(key)}
+        change = {
+            key: served.get(key)
+            for key in served.keys() | before.keys()
+            if served.get(key) != before.get(key)
+        }
         if change:
             self._announce({"certificates": msgspec.to_builtins(change)})
 
@@ -337,12 +339,12 @@ class Certificates:
             entry["error"] = self._faults.get(key) or entry["error"]
             return entry
         at = earliest(want, self._failures, self._issued(), settings.weekly_limit, now)
-        state = "failed" if failure and failure.count else "limited" if at > now else "waiting"
+        state = "failed" if failure and failure.times else "limited" if at > now else "waiting"
         return {
             "name": want.name,
             "state": "ordering" if want.name in self._ordering else state,
             "error": failure.reason if failure else None,
-            "failures": failure.count if failure else 0,
+            "failures": failure.times if failure else 0,
             "retry_at": at if at > now else None,
         }
 
@@ -429,9 +431,11 @@ class Certificates:
         if until is not None:
             # Nobody of this group need ask before.
             lost = [want.name for want in self._missing(self._wants(), now) if want.group == order.group]
-            log.warning("the authority has had enough orders for %s: %s", order.group, next(iter(reasons.values())))
+            log.warning(
+                "the authority has had enough orders for %s: %s", order.group, next(iter(reasons.values()))
+            )
         for name in lost:
-            count = self._failures[name].count if name in self._failures else 0
+            count = self._failures[name].times if name in self._failures else 0
             reason = reasons.get(name) or next(iter(reasons.values()))
             if until is None:
                 count += 1

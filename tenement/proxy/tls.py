@@ -9,6 +9,8 @@ A tenant that sleeps is asked for in the same moment: its start runs while the h
 round trips. Scanners gain nothing by it: only names that lead to a tenant count, and only few at a time.
 """
 
+import asyncio
+import contextlib
 import logging
 import ssl
 from collections import OrderedDict
@@ -21,6 +23,7 @@ from tenement.proxy.hosts import BadHost, fold
 from tenement.proxy.leases import Lease, Leases
 from tenement.proxy.request_head import RequestHead
 from tenement.proxy.routes import Change, Document, Table, Tenant
+from tenement.proxy.tls_connection import Handshakes, TlsConnection
 from tenement.tls.selection import Certificate, Selection
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,7 @@ log = logging.getLogger(__name__)
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
-HANDSHAKE_TIMEOUT_S: Final = 15.0
-SHUTDOWN_TIMEOUT_S: Final = 5.0
+_DRAIN_S: Final = 2.0
 _CONTEXTS_MAX: Final = 2000
 _EARLY_WAKES_MAX: Final = 32
 _EARLY_WAKES_PER_S: Final = 20.0
@@ -101,7 +103,7 @@ class EarlyWake:
 
     def lease_granted(self, lease: Lease[Any]) -> None:
         """See leases.Waiter. Unused for a second, the lease is released and the tenant may sleep again."""
-        self._leases.finish(lease)
+        self._leases.finish(lease, monotonic())
         self._done()
 
     def lease_failed(self, error: TenementError) -> None:
@@ -149,8 +151,9 @@ class Tls:
         self._counted_at = clock()
         self.selection = Selection({})
         self.plain: Guard = PlainGuard(self)
-        self.context = new_context()
-        self.context.sni_callback = self._hello
+        self._context = new_context()
+        self._context.sni_callback = self._hello
+        self._handshakes = Handshakes()
 
     def replace(self, document: Document) -> None:
         """Use what a new routes document has."""
@@ -179,6 +182,15 @@ class Tls:
                 self._certificates[key] = certificate
         if change.certificates:
             self.selection = Selection(self._certificates, self._default)
+
+    def wrap(self, make_client: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+        """The protocol of a new TCP connection on which TLS is spoken."""
+        return TlsConnection(self._context, self._handshakes, make_client)
+
+    async def drain(self) -> None:
+        """Wait, but not long, for handshakes under way: their requests are still to come."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._handshakes.over(), _DRAIN_S)
 
     def guard(self, connection: object) -> Guard:
         """The guard of a connection: `connection` is its TLS object, or None if it has none."""

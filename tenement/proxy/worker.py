@@ -31,7 +31,7 @@ from tenement.proxy.routes import Change, Document, Table
 from tenement.proxy.server import ClientConnection
 from tenement.proxy.settings import Settings
 from tenement.proxy.sticky import Sticky
-from tenement.proxy.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S, Tls
+from tenement.proxy.tls import Tls
 from tenement.proxy.upstream import Connector, UpstreamPool
 
 log = logging.getLogger(__name__)
@@ -123,15 +123,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         for sock, scheme in listeners:
             _set_listener_options(sock)
-            secure = scheme == b"https"
-            server = await loop.create_server(
-                lambda scheme=scheme: ClientConnection(self, scheme),
-                sock=sock,
-                backlog=_BACKLOG,
-                ssl=self.tls.context if secure else None,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if secure else None,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if secure else None,
-            )
+            make_client = partial(ClientConnection, self, scheme)
+            make_protocol = partial(self.tls.wrap, make_client) if scheme == b"https" else make_client
+            server = await loop.create_server(make_protocol, sock=sock, backlog=_BACKLOG)
             self._servers.append(server)
 
     @property
@@ -188,6 +182,7 @@ class Worker:
         self.idle_timeout_s = self.settings.drain_idle_s
         for server in self._servers:
             server.close()
+        await self.tls.drain()
         for client in list(self._clients):
             client.drain()
         if self._clients:

@@ -25,7 +25,7 @@ _GROWTH: Final = 3.0
 class Failure(NamedTuple):
     """A name that could not be got: how often in a row, why, and when it is tried again (seconds since 1970)."""
 
-    count: int
+    times: int
     retry_at: float
     reason: str
 
@@ -127,4 +127,4 @@ def _order(
 def _failed(want: Want, failures: Mapping[str, Failure]) -> bool:
     """Whether the name itself failed; being told to come back later is no failure."""
     failure = failures.get(want.name)
-    return failure is not None and failure.count > 0
+    return failure is not None and failure.times > 0
