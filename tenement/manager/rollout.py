@@ -114,11 +114,11 @@ class Rollouts:
                 self._store.put(name, standing.release, standing.previous, pinned=standing.pinned)
             await asyncio.to_thread(snapshots.drop, name)
         except (TenementError, OSError) as error:
-            reason = await self._explained(name, error)
-            log.warning("%s", reason, extra=_journal(name))
+            reason = str(error)
+            log.warning("%s", await self._explained(name, error), extra=_journal(name))
             await asyncio.to_thread(snapshots.put_back, name)
         del self._preparing[name]
-        self._supervisor.unhold(tenant, reason and reason.removeprefix(f"{name}: "))
+        self._supervisor.unhold(tenant, reason)
 
     def changed(self, tenant: Tenant) -> None:
         """A tenant is in another state."""

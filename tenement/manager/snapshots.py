@@ -103,11 +103,11 @@ def _check_room(name: TenantName, source: Path) -> None:
         for directory, directories, files in os.walk(source)
         for file in (*directories, *files)
     )
-    system = os.statvfs(DATA)
+    system = os.statvfs(SNAPSHOTS)
     room = (system.f_bavail - system.f_blocks * _RESERVE) * system.f_frsize
     if needed > room:
         raise Overloaded(
             f"{name}: no room for a copy of its data, which has {needed >> 20} MiB: "
-            f"{max(0, int(room)) >> 20} MiB are free on {DATA}, and 5% stay reserved",
+            f"{max(0, int(room)) >> 20} MiB are free on {SNAPSHOTS}, and 5% stay reserved",
             tenant=str(name),
         )

@@ -1,0 +1,64 @@
+"""A small app in several versions, for tests that replace one by another."""
+
+from .conftest import Box
+
+RELEASES = ("r1", "r2", "r3", "broken", "sick")
+
+# Answers with the release it runs as; "broken" exits at once, "sick" never gets healthy. /slow takes 1.5 s.
+APP = r"""#!/usr/bin/python3 -S
+import os, socket, sys, threading, time
+
+release = os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
+if release == "broken":
+    sys.exit("this release is broken")
+server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=512)
+
+
+def serve(connection):
+    with connection, connection.makefile("rb") as stream:
+        while line := stream.readline().strip():
+            length = 0
+            while field := stream.readline().strip():
+                name, _, value = field.lower().partition(b":")
+                length = int(value) if name == b"content-length" else length
+            body = stream.read(length)
+            if line.startswith(b"GET /slow"):
+                time.sleep(1.5)
+            status = b"503 No" if release == "sick" and b"/health" in line else b"200 OK"
+            body = body or (release + " " + os.environ["INSTANCE_ID"]).encode()
+            connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+
+
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
+# Adds a line to the data; refuses to where there is a file called poison.
+MIGRATE = """#!/bin/sh
+echo "$RELEASE" >>"$DATA_DIR/migrated"
+[ ! -e "$DATA_DIR/slow" ] || sleep 2
+[ ! -e "$DATA_DIR/poison" ] || { echo "cannot migrate this"; exit 7; }
+"""
+
+TOML = """
+[service.{name}]
+workdir = "/srv/versions/{{release}}"
+command = "./app"
+health = "/health"
+startup_timeout = 20
+idle_timeout = 0
+{more}
+[service.{name}.env]
+RELEASE = "{{release}}"
+"""
+
+
+def install(box: Box, name: str, more: str = "") -> None:
+    """Put the releases in place and configure service `name`."""
+    for file, text in (("app", APP), ("migrate", MIGRATE)):
+        box.run(
+            f"cat >/tmp/{file}; for r in {' '.join(RELEASES)}; do "
+            f"install -D -m 755 /tmp/{file} /srv/versions/$r/{file}; done; chmod 755 /srv/versions",
+            input=text,
+        )
+    box.write_config(name, TOML.format(name=name, more=more))
