@@ -45,6 +45,7 @@ TEST_PACKAGES = (
     "git",
     "lintian",
     "make",
+    "python3-h11",
     "python3-hypothesis",
     "python3-pip",
     "python3-pytest",
@@ -53,6 +54,12 @@ TEST_PACKAGES = (
 )
 # A real browser, and promtool, for tests of what people and Prometheus see. Large, and needed by `make test` only.
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core", "prometheus")
+# Clients that others wrote: each has its own idea of HTTP. ab speaks HTTP/1.0, hey is Go's net/http.
+CLIENT_PACKAGES = (
+    "apache2-utils", "hey", "node-ws", "python3-httpx", "python3-requests", "python3-websockets"
+)  # fmt: skip
+# Runs Autobahn's WebSocket cases.
+CONFORMANCE = ("kosoku==0.1.0",)
 # Playwright's wheel drives Debian's Chromium; the second one carries axe-core.
 BROWSER_DRIVERS = ("axe-playwright-python==0.1.8", "playwright==1.65.2")
 # In an environment of its own: it brings another pytest and hypothesis.
@@ -136,8 +143,11 @@ def layer(name: str) -> Layer:
         )
         if name == "test":
             return test
-        python = {"/opt/browser": BROWSER_DRIVERS, "/opt/fuzzer": API_FUZZER}
-        return Layer("browser", BROWSER_PACKAGES, test, python, BROWSER_MASKED)
+        packages = (*BROWSER_PACKAGES, *CLIENT_PACKAGES)
+        python = {
+            "/opt/browser": BROWSER_DRIVERS, "/opt/conformance": CONFORMANCE, "/opt/fuzzer": API_FUZZER
+        }  # fmt: skip
+        return Layer("browser", packages, test, python, BROWSER_MASKED)
     if name == "bench":
         return Layer("bench", BENCH_PACKAGES, base, {"/opt/rust-peer": BENCH_PEERS}, BENCH_MASKED)
     return base
