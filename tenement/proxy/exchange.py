@@ -197,6 +197,8 @@ class Exchange:
             self._fail(504)
         elif self._waiting and now >= self._page_at:
             self._answer_waiting()
+        elif not self.request_done and self._client.is_gone:
+            self._client.abort()
         elif self.takes_body and not self._begun:
             self._check_progress(now)
         elif now - self._paused_since >= settings.stalled_client_s:
@@ -365,6 +367,8 @@ class Exchange:
 
     def app_paused(self) -> None:
         """The app takes no more of the request for now."""
+        if self._request is not None:
+            self._window_at = monotonic()
         self._client.pause_body()
 
     def app_resumed(self) -> None:
@@ -447,10 +451,14 @@ class Exchange:
     def _check_progress(self, now: float) -> None:
         """Refuse a body that trickles; a client that we hold back ourselves is not blamed."""
         settings = self._worker.settings
+        if self._client.body_is_paused:
+            if now - self._window_at >= settings.stalled_app_s:
+                self._fail(504)
+            return
         if now - self._window_at < settings.body_window_s:
             return
         slow = self._received - self._window_bytes < settings.body_window_bytes
-        if slow and not self._client.body_is_paused and not self.head.fields.expects_continue:
+        if slow and not self.head.fields.expects_continue:
             self._fail(408)
             return
         self._window_at, self._window_bytes = now, self._received

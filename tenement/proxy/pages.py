@@ -81,7 +81,7 @@ class Pages:
         """The whole answer. `detail`, for JSON, must hold nothing internal.
 
         `close` and `keep_alive` say it in the Connection field. `fields` go into the head, each with a line
-        end behind it, and `added`, each with one in front; a `body` of one's own needs its Content-Type there.
+        end behind it, and `added`, each with one in front. A `body` of one's own needs a Content-Type there.
         """
         kind = ""
         if body is not None:

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tenement.proxy import forwarded
 from tenement.proxy.exchange import Exchange
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tenement.proxy.worker import Worker
 
 log = logging.getLogger(__name__)
+
+# The state in which a reset leaves a socket (enum in Linux's net/tcp_states.h).
+_TCP_CLOSE: Final = 7
 
 
 class ClientConnection(asyncio.Protocol):
@@ -157,6 +160,17 @@ class ClientConnection(asyncio.Protocol):
     def kept_bytes(self) -> int:
         """What was read and cannot be used yet."""
         return len(self._buffer)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client reset a connection that is not being read, where nothing else would tell."""
+        sock = self._transport.get_extra_info("socket")
+        if self._reads or sock is None:
+            return False
+        try:
+            return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+        except OSError:
+            return False  # Not TCP.
 
     def sweep(self, now: float) -> None:
         """Look at the deadlines."""

@@ -29,6 +29,9 @@ class Settings:
     stalled_client_s: float = 300.0
     """A client that takes nothing of its answer for this long is cut off."""
 
+    stalled_app_s: float = 300.0
+    """An app that takes nothing of a request's body for this long is given up: 504."""
+
     half_closed_s: float = 1.0
     """A client that shut its sending side is served while its answer keeps flowing, and cut after this much
     silence.

@@ -396,6 +396,18 @@ async def test_a_request_that_comes_after_the_others_gave_up_still_gets_its_leas
 
 
 @at_a_site()
+async def test_a_client_that_resets_an_upload_nobody_reads_is_noticed(here: Site):
+    here.manager.gate.clear()
+    client = await here.client()
+    client.send(get(b"/", b"Content-Length: 50000000", method=b"POST") + b"x" * 50_000_000)
+    await eventually(lambda: bool(here.manager.calls))
+    client.reset()
+    await eventually(lambda: not here.worker.connections)
+    assert here.manager.released == [("notes:alice", 0)]
+    here.manager.gate.set()
+
+
+@at_a_site()
 async def test_the_apps_connection_closes_when_its_client_leaves(here: Site):
     ended = asyncio.Event()
 

@@ -91,6 +91,19 @@ async def test_a_client_held_back_by_a_slow_app_is_not_blamed(here: Site):
     assert (await client.answer())[1] == b"hello"
 
 
+@at_a_site(stalled_app_s=0.2)
+async def test_an_app_that_takes_nothing_of_a_body_is_given_up(here: Site):
+    async def script(app: Conversation) -> None:
+        await app.head()
+        app.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    await here.app(script)
+    client = await here.client()
+    client.send(get(b"/", b"Content-Length: 90000000", method=b"POST") + b"x" * 80_000_000)
+    assert (await client.rest()).startswith(b"HTTP/1.1 504 ")
+
+
 @at_a_site()
 async def test_an_app_that_does_not_answer_in_time_is_504(here: Site):
     here.policy(request_timeout_s=0.1)
