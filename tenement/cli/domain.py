@@ -50,8 +50,8 @@ def listing(selector: str, *, as_json: bool) -> int:
 def check_leads_here(domain: str, hosts: Iterable[str], find: Lookup, own: set[str]) -> None:
     """Raises Conflict unless a domain has an address of this server.
 
-    Behind an address translator the server does not know its public address; then it is right if the domain leads
-    where the tenant's own host leads.
+    Behind an address translator the server does not know its public address; then it is right if the domain
+    leads where the tenant's own host leads.
     """
     addresses = find(domain)
     if not addresses:

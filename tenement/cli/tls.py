@@ -189,7 +189,8 @@ def credential_problems(file: Path) -> list[Problem]:
     if found.st_mode & 0o077:
         return [
             Problem(
-                f"{file}: is open to others (mode {stat.S_IMODE(found.st_mode):04o}), and who reads it rules your domain",
+                f"{file}: is open to others (mode {stat.S_IMODE(found.st_mode):04o}); "
+                "who reads it rules your domain",
                 hint=f"Run: chmod 0600 {file}",
             )
         ]

@@ -85,9 +85,9 @@ def enable(
 ) -> int:
     """Get certificates for all tenants, now and in future, and serve HTTPS.
 
-    Plain HTTP redirects as soon as a name has its certificate. Without --dns each name gets its certificate by
-    http-01, which needs port 80 to be reachable under that name; with --dns there is a wildcard for each service. Run
-    again to change an option.
+    Plain HTTP redirects as soon as a name has its certificate. Without --dns each name gets its certificate
+    by http-01, which needs port 80 to be reachable under that name; with --dns there is a wildcard for each
+    service. Run again to change an option.
     """
     from tenement.cli import tls as actions
 

@@ -1,8 +1,9 @@
 """Certificates: has certbot get those that are missing, one order at a time, and gives them to the workers.
 
-certbot runs in a unit of its own, tenement-certbot.service: it needs the network and writes to /etc/letsencrypt, and
-the manager may neither. Renewal is certbot.timer's. Whoever got a certificate, certbot's deploy hook calls
-DeployCertificate; what it names is read, checked, and only then put where workers read it.
+certbot runs in a unit of its own, tenement-certbot.service: it needs the network and writes to
+/etc/letsencrypt, and the manager may neither. Renewal is certbot.timer's. Whoever got a certificate,
+certbot's deploy hook calls DeployCertificate; what it names is read, checked, and only then put where workers
+read it.
 """
 
 import asyncio
@@ -157,7 +158,7 @@ class Certificates:
         self._wake.set()
 
     async def replace(self, text: str) -> None:
-        """Get a new certificate with a new key for a name, and revoke the old one. Raises NotFound, Conflict."""
+        """Get a new certificate and key for a name, and revoke the old one. Raises NotFound, Conflict."""
         settings = self._settings
         key = next((key for key, kept in self._kept.items() if text in kept.checked.names), None)
         if settings is None or key is None or not key.startswith(LINEAGE_PREFIX):
@@ -208,7 +209,7 @@ class Certificates:
         self._wake.set()
 
     def set_challenge(self, token: str, validation: str) -> None:
-        """Have workers answer a challenge; with an empty validation no more. Raises InvalidName, Overloaded."""
+        """Have workers answer a challenge; with an empty validation no more. Raises InvalidName."""
         if not _TOKEN.fullmatch(token) or (validation and not _VALIDATION.fullmatch(validation)):
             raise InvalidName.of("challenge", token, "is not as RFC 8555 has them")
         if not validation:
@@ -417,7 +418,7 @@ class Certificates:
     def _note(self, order: Order, key: str, output: str) -> None:
         """Remember which names of an order were not got, and why."""
         now = time.time()
-        got = self._kept[key] if key in self._kept else None
+        got = self._kept.get(key)
         right = got is not None and self._settings is not None and got.server == self._settings.server
         names = got.checked.names if got is not None and right else ()
         for name in set(order.names) & set(names):
@@ -461,7 +462,7 @@ class Certificates:
         return min((since + _UNUSED_S - now for since in self._unused.values()), default=None)
 
     async def _run(self, command: list[str]) -> tuple[bool, str]:
-        """Run certbot in its unit: whether it succeeded, and what it printed. Raises SystemdError, OSError."""
+        """Run certbot in its unit: whether it succeeded, what it printed. Raises SystemdError, OSError."""
         OUTPUT.touch(mode=0o600)
         job = await self._systemd.start_transient(UNIT, _unit(command))
         result = await job.result(_RUN_TIMEOUT_S + 30)

@@ -12,7 +12,9 @@ from tenement.tls.records import TlsRecords
 
 
 class Domains:
-    """The customers' domains. `announce` tells workers of changed routes, `changed` is called after each change."""
+    """The customers' domains. `announce` tells workers of changed routes, `changed` is called after each
+    change.
+    """
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class Domains:
         return {name: owner for name, owner in self._owners.items() if not _operators(name, config)}
 
     def add(self, service: str, id_: str, text: str) -> str:
-        """Give a domain to a tenant; its ASCII form. Raises NotFound, InvalidName, Conflict, AlreadyExists."""
+        """Give a domain to a tenant; its ASCII form. Raises NotFound, InvalidName, AlreadyExists."""
         tenant = self._supervisor.get(TenantName(service, id_)).name
         domain = check_domain(text)
         if "." not in domain:

@@ -1,12 +1,13 @@
 """TLS as a worker serves it: certificates chosen in the handshake, and what is answered before any routing.
 
 The handshake begins on one context that has no certificate; as soon as the ClientHello has named a host
-(server name indication, RFC 6066, 3) the connection moves to the context of that name's certificate. Names without
-one are refused with the alert unrecognized_name. Session tickets belong to the first context, so they survive
-every renewal.
+(server name indication, RFC 6066, 3) the connection moves to the context of that name's certificate. Names
+without one are refused with the alert unrecognized_name. Session tickets belong to the first context, so they
+survive every renewal.
 
-A tenant that sleeps is asked for in the same moment: its start runs while the handshake still needs the client's
-round trips. Scanners gain nothing by it: only names that lead to a tenant count, and only few at a time.
+A tenant that sleeps is asked for in the same moment: its start runs while the handshake still needs the
+client's round trips. Scanners gain nothing by it: only names that lead to a tenant count, and only few at a
+time.
 """
 
 import asyncio
@@ -63,7 +64,9 @@ class Contexts:
         self._loaded: OrderedDict[str, tuple[str, ssl.SSLContext]] = OrderedDict()
 
     def get(self, key: str, certificate: Certificate) -> ssl.SSLContext | None:
-        """The context of a certificate, in its current version unless that cannot be read; None: there is none."""
+        """The context of a certificate, in its current version unless that cannot be read; None: there is
+        none.
+        """
         version, context = self._loaded.get(key, ("", None))
         if version != certificate.version:
             fresh = self._load(key, certificate)
@@ -113,7 +116,9 @@ class EarlyWake:
 
 
 class Aside(NamedTuple):
-    """An answer that needs no tenant. `fields` have a line end behind each; no `body` is a page of the status."""
+    """An answer that needs no tenant. `fields` have a line end behind each; no `body` is a page of the
+    status.
+    """
 
     status: int
     fields: bytes = b""
@@ -237,8 +242,8 @@ class Tls:
 class PlainGuard:
     """Before requests on port 80: challenges of the certificate authority are answered, others sent to HTTPS.
 
-    A host that has no certificate (yet) is served here: sending its visitors to a handshake that fails would help
-    nobody.
+    A host that has no certificate (yet) is served here: sending its visitors to a handshake that fails would
+    help nobody.
     """
 
     def __init__(self, tls: Tls) -> None:
@@ -263,7 +268,9 @@ class PlainGuard:
 
 
 class NameGuard:
-    """Before requests of one TLS connection: they must be for the host that the handshake was for (RFC 9110, 7.4)."""
+    """Before requests of one TLS connection: they must be for the host that the handshake was for (RFC 9110,
+    7.4).
+    """
 
     def __init__(self, tls: Tls, server_name: str | None) -> None:
         self._tls = tls
@@ -292,8 +299,8 @@ class NameGuard:
 
 
 def _challenge(tls: Tls, target: bytes) -> Aside:
-    """The answer to a certificate authority (RFC 8555, 8.3). Apps never see these paths: one of them could let a
-    tenant get certificates for its own use, and none has a use for waking up.
+    """The answer to a certificate authority (RFC 8555, 8.3). Apps never see these paths: one of them could
+    let a tenant get certificates for its own use, and none has a use for waking up.
     """
     text = tls.challenges.get(target[len(_CHALLENGE_PREFIX) :])
     if text is None:

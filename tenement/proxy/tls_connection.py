@@ -1,11 +1,13 @@
 """TLS between a TCP transport and a client's connection, to which it is a transport like any other.
 
-The event loop's own TLS drops what OpenSSL has to say when a handshake fails, so that a refused name would look like a
-broken network. Here alerts are sent, handshakes are counted and bounded, and closing one direction of a connection
-works as with TCP: close_notify ends what we send, and what the client still sends is read (RFC 8446, 6.1).
+The event loop's own TLS drops what OpenSSL has to say when a handshake fails, so that a refused name would
+look like a broken network. Here alerts are sent, handshakes are counted and bounded, and closing one
+direction of a connection works as with TCP: close_notify ends what we send, and what the client still sends
+is read (RFC 8446, 6.1).
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -150,7 +152,9 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._tcp.pause_reading()
 
     def resume_reading(self) -> None:
-        """See asyncio.ReadTransport. What was decrypted already comes first, though not from within this call."""
+        """See asyncio.ReadTransport. What was decrypted already comes first, though not from within this
+        call.
+        """
         self._reading_paused = False
         asyncio.get_running_loop().call_soon(self._read)
         if not self._tcp.is_closing():
@@ -230,10 +234,9 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._sent_end or self._client is None:
             return False
         self._sent_end = True
-        try:
+        # SSLWantReadError: it is said, and the client's own end has not come yet.
+        with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
-        except ssl.SSLError:
-            pass  # It is said; the client's own end has not come yet.
         self._flush()
         return True
 

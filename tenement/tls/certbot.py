@@ -77,7 +77,9 @@ def reasons(output: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def rate_limited_until(output: str, now: float) -> float | None:
-    """When the authority will listen again, if it said that it had enough; an hour from now if it said no time."""
+    """When the authority will listen again, if it said that it had enough; an hour from now if it said no
+    time.
+    """
     if not _LIMITED.search(output):
         return None
     match = _RETRY_AFTER.search(output)

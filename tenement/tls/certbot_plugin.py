@@ -1,7 +1,8 @@
 """The certbot authenticator `tenement`: answers http-01 through the proxy that runs, on port 80.
 
-certbot finds it by its entry point and runs it as root, both at the first issue and when certbot.timer renews.
-Nothing is stopped and no directory served: the answers are handed to the manager, which tells them to all workers.
+certbot finds it by its entry point and runs it as root, both at the first issue and when certbot.timer
+renews. Nothing is stopped and no directory served: the answers are handed to the manager, which tells them to
+all workers.
 """
 
 import asyncio

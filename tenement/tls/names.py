@@ -1,4 +1,6 @@
-"""Which names need a certificate: only those that an operator configured, never those that visitors ask for. Pure."""
+"""Which names need a certificate: only those that an operator configured, never those that visitors ask for.
+Pure.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -27,7 +29,7 @@ class Want(NamedTuple):
 def wanted(
     config: Config, tenants: Iterable[TenantName], domains: Mapping[str, TenantName], *, dns: bool
 ) -> list[Want]:
-    """All names in the order of their importance. `domains` are the customers' own; `dns`: there is dns-01."""
+    """All names, important ones first. `domains` are the customers' own; `dns`: there is dns-01."""
     found: dict[str, Want] = {}
     bases = [domain for domain in config.settings.domains if obtainable(domain)]
     # Names of tenants exist below each base domain; read once, as there may be many.

@@ -2,9 +2,9 @@
 
 Authorities limit how many certificates they give out, Let's Encrypt to 50 a week for all names below one
 registered domain. A few names get a certificate each, which keeps one tenant's fate out of another's; as the
-week's allowance shrinks, more names share one, up to a hundred. Half of the allowance may be used at once, the rest
-is spread over the week, so that there is always something left for a new tenant. Names that failed wait longer each
-time and are ordered alone.
+week's allowance shrinks, more names share one, up to a hundred. Half of the allowance may be used at once,
+the rest is spread over the week, so that there is always something left for a new tenant. Names that failed
+wait longer each time and are ordered alone.
 """
 
 import random
@@ -23,7 +23,7 @@ _GROWTH: Final = 3.0
 
 
 class Failure(NamedTuple):
-    """A name that could not be got: how often in a row, why, and when it is tried again (seconds since 1970)."""
+    """A name that could not be got: how often in a row, why, and when (since 1970) it is tried again."""
 
     times: int
     retry_at: float

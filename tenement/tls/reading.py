@@ -1,5 +1,6 @@
 """Certificates and keys, read and checked before anybody relies on them. Pure: text in, facts out."""
 
+import itertools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 class Checked(NamedTuple):
     """A chain and the key to it, which belong together. Times are seconds since 1970.
 
-    `names` are all in the certificate; `version` is the beginning of its fingerprint; `text` is key and chain as
-    one PEM file.
+    `names` are all in the certificate; `version` is the beginning of its fingerprint; `text` is key and chain
+    as one PEM file.
     """
 
     names: tuple[str, ...]
@@ -50,7 +51,7 @@ def read(chain: str, key: str, where: str, *, now: float | None = None) -> Check
         raise _fault(where, "the private key cannot be read", error) from error
     if private.public_key() != leaf.public_key():
         raise _fault(where, "the private key is not the certificate's")
-    for below, above in zip(certificates, certificates[1:], strict=False):
+    for below, above in itertools.pairwise(certificates):
         if below.issuer != above.subject:
             raise _fault(where, "the chain is out of order or has a gap")
     names = _names(leaf)

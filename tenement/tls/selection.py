@@ -1,7 +1,7 @@
 """Which certificate answers for a name: the one that has it, else the one with its wildcard. Pure.
 
-A wildcard stands for exactly one label (RFC 9525, 6.3): `*.notes.example.com` covers `alice.notes.example.com`,
-neither `notes.example.com` nor `www.alice.notes.example.com`.
+A wildcard stands for exactly one label (RFC 9525, 6.3): `*.notes.example.com` covers
+`alice.notes.example.com`, neither `notes.example.com` nor `www.alice.notes.example.com`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ import msgspec
 class Certificate(msgspec.Struct, frozen=True):
     """A certificate as workers know it.
 
-    `names` are those it is used for, in ASCII and lower case, which may be fewer than are in it. `path` is one PEM
-    file with the private key and the chain; one file, because it can be replaced in one step. `version` changes
-    when the file does. `issued_at` is in seconds since 1970.
+    `names` are those it is used for, in ASCII and lower case, which may be fewer than are in it. `path` is
+    one PEM file with the private key and the chain; one file, because it can be replaced in one step.
+    `version` changes when the file does. `issued_at` is in seconds since 1970.
     """
 
     names: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Certificates as workers read them: one PEM file each, replaced in one step.
 
-The directory is root's and group tenement-proxy may read it: the workers, and nobody else. LoadCredential= would hand
-each worker its keys at its start only, while certificates come and go by the day.
+The directory is root's and group tenement-proxy may read it: the workers, and nobody else. LoadCredential=
+would hand each worker its keys at its start only, while certificates come and go by the day.
 """
 
 import os
