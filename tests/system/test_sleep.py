@@ -68,9 +68,7 @@ def test_an_open_websocket_keeps_its_tenant_from_freezing_and_stopping(box: Box,
     app.wait(*ASLEEP)
 
 
-def test_a_service_may_sleep_under_its_websockets_and_closes_them_first(
-    box: Box, tenant: NewTenant
-) -> None:
+def test_a_service_may_sleep_under_its_websockets_and_closes_them_first(box: Box, tenant: NewTenant) -> None:
     box.write_config("h7", toml("under", idle_timeout=1, idle_ignores_upgrades=True))
     app = Tenant(box, tenant("under"))
     box.run(["ten", "spawn", app.name])
@@ -106,7 +104,9 @@ def test_watching_tenants_neither_wakes_them_nor_keeps_them_awake(box: Box, tena
     idle.get()
     used = time.monotonic()
     paths = ["/health", "/metrics", "/api/instances", "/"]
-    paths += [f"/api/instances/{each.name}/{what}" for each in (asleep, idle) for what in ("health", "storage")]
+    paths += [
+        f"/api/instances/{each.name}/{what}" for each in (asleep, idle) for what in ("health", "storage")
+    ]
     while time.monotonic() - used < 4:
         for path in paths:
             box.http("localhost", path)

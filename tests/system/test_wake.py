@@ -18,9 +18,7 @@ from .conftest import Box, Response
 type NewTenant = Callable[..., str]
 
 
-def test_the_first_answer_is_the_page_itself_as_soon_as_the_app_is_well(
-    box: Box, tenant: NewTenant
-) -> None:
+def test_the_first_answer_is_the_page_itself_as_soon_as_the_app_is_well(box: Box, tenant: NewTenant) -> None:
     box.write_config("h7", toml("sick", health="/up", env={"SICK_S": 3}))
     app = Tenant(box, tenant("sick"))
     box.run(["ten", "spawn", "--no-start", app.name])
@@ -165,9 +163,7 @@ def test_the_socket_of_a_tenant_is_the_proxys_alone_at_every_wake(box: Box, tena
 
 def test_a_sleeper_nobody_waits_for_any_more_is_not_started(box: Box, tenant: NewTenant) -> None:
     """One turn to start, taken by a slow starter; the second one's visitor leaves before its turn comes."""
-    box.write_config(
-        "h7", "[settings]\nmax_concurrent_starts = 1\n" + toml("turn", env={"START_DELAY_S": 2})
-    )
+    box.write_config("h7", "[settings]\nmax_concurrent_starts = 1\n" + toml("turn", env={"START_DELAY_S": 2}))
     first, second = Tenant(box, tenant("turn")), Tenant(box, tenant("turn"))
     box.run(["ten", "spawn", "--no-start", first.name, second.name])
     with ThreadPoolExecutor(1) as pool:
