@@ -8,7 +8,8 @@ from tenement.api.operation import Strict
 from tenement.manager.log_streams import LEVELS
 
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
-Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
+# To JSON, 100.0 is as whole a number as 100 (JSON Schema, 6.1.1 of its validation part).
+Weight = Annotated[float, Meta(ge=0, le=1_000_000, multiple_of=1)]
 Number = float | None
 State = Literal[
     "asleep",

@@ -55,7 +55,7 @@ def make(manager: Manager, operations: Sequence[Operation] = OPERATIONS) -> web.
     application = web.Application(middlewares=[finish], client_max_size=1024 * 1024)
     application[CONTEXT] = Context(manager)
     for operation in operations:
-        application.router.add_route(operation.method, operation.path, Guard(operation))
+        application.router.add_route(operation.method, operation.path, Guard(operation).handle)
     application.on_response_prepare.append(add_headers)
 
     async def close(_: web.Application) -> None:

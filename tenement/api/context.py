@@ -1,18 +1,22 @@
 """What the parts of the HTTP API share: the manager, the limits, the settings."""
 
+import hashlib
 import ipaddress
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
 from tenement.api.manager import Manager
+from tenement.api.problems import Refusal
 from tenement.api.throttle import Throttle
-from tenement.errors import TenementError
+from tenement.errors import TenementError, Unauthorized
 
 _SETTINGS_FRESH_S: Final = 5.0
-_FAILURE_RATE_RPS, _FAILURE_BURST = 0.2, 20.0
+_FAILURE_RATE_RPS, _FAILURE_BURST = 1.0, 300.0
+_GOOD_MAX: Final = 1000
 _TOKEN_RATE_RPS, _TOKEN_BURST = 100.0, 400.0
 _NO_SETTINGS: Final[dict[str, Any]] = {"dashboard": True, "metrics_allow": [], "domains": []}
 
@@ -23,10 +27,29 @@ class Context:
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
         # Guessing a secret of 256 bits is hopeless at any rate: this keeps the manager from being kept busy.
+        # Tokens that were good lately are let through, so that nobody is shut out by others at his address.
         self.failures = Throttle(_FAILURE_RATE_RPS, _FAILURE_BURST)
         self.requests = Throttle(_TOKEN_RATE_RPS, _TOKEN_BURST)
+        self._good: OrderedDict[bytes, None] = OrderedDict()
         self._settings = _NO_SETTINGS
         self._settings_at = 0.0
+
+    async def verify(self, token: str, peer: str) -> dict[str, Any]:
+        """What the token is. Raises Unauthorized, or Refusal after too many bad ones from this address."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        wait_s = self.failures.wait_s(peer)
+        if wait_s and digest not in self._good:
+            raise Refusal(429, "Too many attempts without a good token", retry_after_s=wait_s)
+        try:
+            known = await self.manager.verify(token)
+        except Unauthorized:
+            self._good.pop(digest, None)
+            self.failures.take(peer)
+            raise
+        self._good[digest] = None
+        if len(self._good) > _GOOD_MAX:
+            self._good.popitem(last=False)
+        return known
 
     async def settings(self) -> dict[str, Any]:
         """The settings that concern the API, seconds old at most; the last known if there is no manager."""

@@ -39,7 +39,7 @@ class Guard:
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Check the request, in this order: who asks, how often, what for; then do it."""
         try:
             return await self._answer(request)
@@ -84,15 +84,12 @@ class Guard:
 
     async def _token(self, request: web.Request, context: Context, peer: str) -> tuple[str, str]:
         """The caller's token and its scope, if it may use this operation. Raises Refusal."""
-        if wait_s := context.failures.wait_s(peer):
-            raise Refusal(429, "Too many attempts without a good token", retry_after_s=wait_s)
         fields = request.headers.getall("Authorization", [])
         match = _BEARER.fullmatch(fields[0]) if len(fields) == 1 else None
         try:
             # Verified even if there is none, so that the answer takes as long.
-            known = await context.manager.verify(match[1] if match else "")
+            known = await context.verify(match[1] if match else "", peer)
         except Unauthorized:
-            context.failures.take(peer)
             raise Refusal(401, UNAUTHORIZED) from None
         assert match is not None
         if wait_s := context.requests.wait_s(known["id"]):

@@ -67,7 +67,7 @@ async def status(call: Call) -> web.Response:
 async def change(call: Call) -> web.Response:
     """Change a tenant's weight, or whether requests may wake it."""
     body: answers.ChangeBody = call.body
-    if isinstance(body.weight, int):
+    if isinstance(body.weight, int | float):
         await _set_weight(call, body.weight)
     if isinstance(body.enabled, bool):
         await _do(call, "Enable" if body.enabled else "Disable")
@@ -126,8 +126,8 @@ async def _do(call: Call, member: str) -> None:
     await call.act(member, "ss", call.name.service, call.name.id, timeout_s=_ACTION_TIMEOUT_S)
 
 
-async def _set_weight(call: Call, weight: int) -> None:
-    await call.act("SetWeight", "ssu", call.name.service, call.name.id, weight)
+async def _set_weight(call: Call, weight: float) -> None:
+    await call.act("SetWeight", "ssu", call.name.service, call.name.id, int(weight))
 
 
 _ONE: Final = "/api/instances/{tenant}"

@@ -117,7 +117,5 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identifier(operation: Operation) -> str:
-    words = [
-        word for word in re.split(r"[^a-z]+", operation.path) if word not in ("", "api", "tenant", "token")
-    ]
-    return "_".join([operation.method.lower(), *words])
+    module = operation.handler.__module__.rpartition(".")[2]
+    return f"{module}_{operation.handler.__name__.strip('_')}"

@@ -1,7 +1,7 @@
 """What can be asked over HTTP: each operation is declared once, and routing, checks and OpenAPI follow."""
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ class Call:
         return await self.context.manager.act(self.token, self.peer, member, *arguments, timeout_s=timeout_s)
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[Call], Coroutine[Any, Any, web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,19 @@ GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """States as people group them: what each group is called, and which states it has."""
 
+_DEEDS: Final = {
+    "CreateToken": "made a token:",
+    "Disable": "disabled",
+    "Enable": "enabled",
+    "OpenSession": "logged in",
+    "Reload": "had the configuration read again",
+    "Remove": "removed",
+    "Restart": "restarted",
+    "RevokeToken": "revoked the token",
+    "SetWeight": "set the weight of",
+    "Spawn": "made",
+    "Stop": "stopped",
+}
 _GROUP_OF: Final = {state: group for group, (_, states) in GROUPS.items() for state in states}
 
 
@@ -60,6 +73,12 @@ def size(count: float | None) -> str:
     return f"{count:.1f} TiB"
 
 
+def deed(text: str) -> str:
+    """What somebody did, from the name of a method and its arguments, in words."""
+    member, _, rest = text.partition(" ")
+    return f"{_DEEDS.get(member, member)} {rest}".strip()
+
+
 def seconds(count: float | None) -> str:
     """A span of seconds as people read it; 0 means never."""
     if not count:
@@ -84,6 +103,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "ago": ago,
+        "deed": deed,
         "group_of": group_of,
         "iso": iso,
         "moment": moment,
