@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from dbus_fast import DBusError, RequestNameReply
+from dbus_fast import DBusError, Message, MessageType, RequestNameReply
 from dbus_fast.aio import MessageBus
 from dbus_fast.service import ServiceInterface, method, signal
 
@@ -54,6 +54,7 @@ class Manager(ServiceInterface):
         self.routes = routes
         self.serial = 1
         self.calls: list[tuple] = []
+        self.overtaking: str | None = None
 
     @method()
     def Lease(self, service: "s", id_: "s") -> "st":
@@ -73,7 +74,11 @@ class Manager(ServiceInterface):
     @method()
     def GetRoutes(self) -> "ts":
         self.calls.append(("GetRoutes",))
-        return [self.serial, json.dumps(self.routes)]
+        reply = [self.serial, json.dumps(self.routes)]
+        if self.overtaking is not None:
+            self.serial += 1
+            self.RoutesChanged(self.serial, self.overtaking)
+        return reply
 
     @signal()
     def Revoked(self, service, id_, generation, reason) -> "ssts":
@@ -151,6 +156,20 @@ def test_routes_are_read_and_changes_followed_in_order(address):
     run(case())
 
 
+def test_a_change_that_overtakes_the_document_is_applied_after_it(address):
+    async def case():
+        manager = Manager({"domains": ["localhost"]})
+        manager.overtaking = '{"tenants": {"notes:new": {}}}'
+        served = await serve(address, manager)
+        async with Connected(address) as here:
+            await eventually(lambda: bool(here.heard.changes))
+            assert len(here.heard.routes) == 1
+            assert list(here.heard.changes[0].tenants) == ["notes:new"]
+        served.disconnect()
+
+    run(case())
+
+
 def test_lease_release_report_and_errors_travel(address):
     async def case():
         manager = Manager({})
@@ -177,10 +196,18 @@ def test_a_signal_of_anybody_else_is_ignored(address):
         served = await serve(address, manager)
         async with Connected(address) as here:
             await eventually(lambda: len(here.heard.routes) == 1)
-            impostor = Manager({})
             other = await MessageBus(bus_address=address).connect()
-            other.export(PATH, impostor)
-            impostor.Revoked("notes", "alice", 7, "forged")
+            assert here.bus._bus is not None
+            forged = Message(
+                destination=here.bus._bus.unique_name,  # past all match rules
+                path=PATH,
+                interface=INTERFACE,
+                member="Revoked",
+                message_type=MessageType.SIGNAL,
+                signature="ssts",
+                body=["notes", "alice", 7, "forged"],
+            )
+            await other.send(forged)
             await other.introspect("org.freedesktop.DBus", "/org/freedesktop/DBus")  # behind the signal
             manager.Revoked("notes", "alice", 7, "real")
             await eventually(lambda: bool(here.heard.revocations))

@@ -1,5 +1,7 @@
 """Requests that are refused: nothing of them, and nothing hidden behind them, reaches an app."""
 
+import asyncio
+
 import pytest
 
 from tests.unit.proxy.harness import HOST, Site, at_a_site, eventually, fields, get, ok, replies
@@ -148,6 +150,17 @@ def test_refusals_have_their_status_and_wake_nobody(name: str):
         assert here.manager.calls == []
 
     case()
+
+
+@at_a_site()
+async def test_a_refused_client_may_finish_what_it_is_sending(here: Site):
+    client = await here.client()
+    client.send(request(host=None))
+    assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    for _ in range(10):  # a reset would take the answer from a client that has not read it yet
+        client.send(b"x" * 10_000)
+        await client.drain()
+        await asyncio.sleep(0.01)
 
 
 @at_a_site()

@@ -295,6 +295,23 @@ async def test_answers_without_body_are_told_apart_whatever_the_app_sends_with_t
 
 
 @at_a_site()
+async def test_a_body_that_follows_the_answer_to_head_late_is_not_the_next_answer(here: Site):
+    async def script(app: Conversation) -> None:
+        if (await app.head()).startswith(b"HEAD"):
+            app.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+            await app.head()
+            app.send(b"wrong")
+        app.send(ok(b"right"))
+
+    await here.app(script)
+    client = await here.client()
+    client.send(get(method=b"HEAD"))
+    await client.head()
+    client.send(get())
+    assert (await client.answer())[1] == b"right"
+
+
+@at_a_site()
 async def test_interim_answers_pass_before_the_final_one(here: Site):
     await here.app(replies(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 P\r\n\r\n" + ok()))
     client = await here.client()
