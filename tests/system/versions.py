@@ -45,7 +45,7 @@ TOML = """
 workdir = "/srv/versions/{{release}}"
 command = "./app"
 health = "/health"
-startup_timeout = 20
+startup_timeout = {startup_timeout}
 idle_timeout = 0
 {more}
 [service.{name}.env]
@@ -53,7 +53,7 @@ RELEASE = "{{release}}"
 """
 
 
-def install(box: Box, name: str, more: str = "") -> None:
+def install(box: Box, name: str, more: str = "", startup_timeout: int = 20) -> None:
     """Put the releases in place and configure service `name`."""
     for file, text in (("app", APP), ("migrate", MIGRATE)):
         box.run(
@@ -61,4 +61,4 @@ def install(box: Box, name: str, more: str = "") -> None:
             f"install -D -m 755 /tmp/{file} /srv/versions/$r/{file}; done; chmod 755 /srv/versions",
             input=text,
         )
-    box.write_config(name, TOML.format(name=name, more=more))
+    box.write_config(name, TOML.format(name=name, more=more, startup_timeout=startup_timeout))

@@ -1,0 +1,133 @@
+"""Versions side by side: a new one gets requests once it is healthy, and all of them in one step."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Box
+from .load import Load
+from .versions import install
+
+# As in versions.py, but the version is the tenant's id.
+TOML = """
+[service.shop]
+workdir = "/srv/versions/{id}"
+command = "./app"
+health = "/health"
+startup_timeout = 20
+drain_timeout = 5
+"""
+
+
+@pytest.fixture
+def shop(box: Box) -> Iterator[str]:
+    """A service whose tenants are its versions."""
+    install(box, "shop")
+    box.write_config("shop", TOML)
+    yield "shop"
+    box.run('names=$(ten ps -q shop); [ -z "$names" ] || ten rm --purge -y $names', check=False)
+
+
+def weights(box: Box) -> dict[str, int]:
+    return {each["id"]: each["weight"] for each in json.loads(box.run("ten ps --json shop").stdout)}
+
+
+def test_a_version_that_never_gets_healthy_changes_nothing_for_the_others(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1")
+    with Load(["shop.localhost"], pause_s=0.02) as load:
+        failed = box.run("ten deploy shop:sick --timeout 3", check=False)
+        assert failed.returncode == 6
+        assert "not healthy within 3 s; it is removed again" in failed.stderr
+        failed = box.run("ten deploy shop:broken --timeout 3", check=False)
+        assert failed.returncode == 6
+        assert "this release is broken\n" in failed.stderr, "the last lines are shown"
+    assert not load.failures, load.failures[:5]
+    assert set(load.answers) == {"r1 r1"}
+    assert weights(box) == {"r1": 100}
+    assert box.run("ls /var/lib/private/tenement/shop").stdout.split() == ["r1"]
+
+
+def test_route_moves_all_requests_in_one_step(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1; ten deploy shop:r2 --weight 0")
+    order: list[str] = []
+    end = threading.Event()
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+        while not end.is_set():
+            connection.request("GET", "/", headers={"Host": "shop.localhost"})
+            answer = connection.getresponse()
+            order.append(f"{answer.status} {answer.read().decode()}")
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        box.wait_for(lambda: len(order) > 200, 20)
+        box.run("ten route shop --from r1 --to r2")
+        switched = len(order)
+        box.wait_for(lambda: len(order) > switched + 200, 20)
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    assert set(order) == {"200 r1 r1", "200 r2 r2"}
+    # Each of three connections may have had a request under way.
+    assert "200 r1 r1" not in order[switched + 10 :]
+    assert weights(box) == {"r1": 0, "r2": 100}
+
+
+def test_a_version_that_cannot_start_gets_no_requests_by_route(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1; ten spawn --no-start shop:broken; ten weight shop:broken 0")
+    assert box.run("ten route shop --from r1 --to broken", check=False).returncode == 6
+    assert weights(box) == {"r1": 100, "broken": 0}
+    assert box.run("ten route shop --from r1 --to r9", check=False).returncode == 3
+
+
+def test_a_sleeping_version_with_weight_wakes_and_one_with_none_is_reached_directly(
+    box: Box, shop: str
+) -> None:
+    box.run("ten deploy shop:r1; ten deploy shop:r2; ten weight shop:r1 0; ten stop shop:r2")
+    assert box.http("shop.localhost").body == b"r2 r2"
+    assert box.http("r1.shop.localhost").body == b"r1 r1"
+
+
+def test_restarts_under_load_refuse_nothing_and_lose_no_post(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1")
+    sent, failures = 0, []
+    end = threading.Event()
+
+    def post() -> None:
+        nonlocal sent
+        while not end.wait(0.01):
+            sent += 1
+            answer = box.http("r1.shop.localhost", method="POST", body=f"order {sent}")
+            if (answer.status, answer.body.decode()) != (200, f"order {sent}"):
+                failures.append(f"{answer.status} {answer.body!r}")
+
+    thread = threading.Thread(target=post)
+    with Load(["r1.shop.localhost"], threads=2) as load:
+        thread.start()
+        for _ in range(5):
+            box.run("ten restart shop:r1")
+        end.set()
+        thread.join()
+    assert not failures
+    assert not load.failures, load.failures[:5]
+    assert sent > 20
+
+
+def test_a_request_under_way_is_finished_by_the_version_that_has_it(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1; ten deploy shop:r2 --weight 0")
+    slow: list[bytes] = []
+    thread = threading.Thread(target=lambda: slow.append(box.http("shop.localhost", "/slow").body))
+    thread.start()
+    box.wait_for(lambda: json.loads(box.run("ten ps --json shop:r1").stdout)[0]["leases"] > 0, 10)
+    box.run("ten route shop --from r1 --to r2; ten restart shop:r1")
+    thread.join()
+    assert slow == [b"r1 r1"]
+    assert box.http("shop.localhost").body == b"r2 r2"
