@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The app with which the peer is compared: the standard library's http.server, as its own quick start uses it."""
+"""The app with which the peer is compared: http.server, as its own quick start has it."""
 
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -135,9 +136,9 @@ def test_a_start_that_fails_is_told_at_once_and_tried_again_with_growing_pauses(
         ["journalctl", "-b", "-o", "json", "--output-fields=MESSAGE", f"_SYSTEMD_UNIT={app.unit}"]
     )
     times = [int(json.loads(line)["__REALTIME_TIMESTAMP"]) / 1e6 for line in listed.stdout.splitlines()]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    # Twenty requests and ten more were answered by few starts, with systemd's growing pauses between them, and
-    # a long one after the limit.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    # Twenty requests and ten more were answered by few starts, with systemd's growing pauses between them,
+    # and a long one after the limit.
     assert 4 <= len(times) <= 12, pauses
     assert all(pause >= least for pause, least in zip(pauses, (0.2, 0.35, 0.6, 2), strict=False)), pauses
 
