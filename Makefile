@@ -78,7 +78,7 @@ install-python:
 install-data: systemd_dir = $(DESTDIR)/usr/lib/systemd
 install-data:
 	install -d $(systemd_dir)/system
-	install -m 644 units/tenement*.service units/*.socket units/*.target units/*.slice $(systemd_dir)/system/
+	install -m 644 units/tenement*.service units/*.mount units/*.socket units/*.target units/*.slice $(systemd_dir)/system/
 	install -D -t $(systemd_dir)/system-generators units/tenement-proxy-generator
 	install -D -t $(DESTDIR)/usr/lib/tenement units/stop-tenants units/deploy-certificate
 	install -D -m 644 units/tenement.sysusers $(DESTDIR)/usr/lib/sysusers.d/tenement.conf

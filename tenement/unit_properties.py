@@ -10,7 +10,7 @@ import math
 import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,9 @@ from tenement.systemd import Property
 
 PROXY_SOURCE: Final = "127.0.77.1"
 """The address the proxy and the manager connect from; the only one on the loopback that reaches a tenant."""
+
+RESOLVERS: Final = ("127.0.0.53", "127.0.0.54")
+"""The stubs of systemd-resolved, where /etc/resolv.conf points on hosts that use it."""
 
 FIRST_PORT: Final = 20000
 PORT_COUNT: Final = 12768
@@ -33,14 +36,12 @@ _UNLIMITED: Final = 2**64 - 1
 _MB: Final = 1024 * 1024
 _ADDRESS_FAMILIES: Final = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]
 _IPV4, _IPV6, _TCP, _UDP = 2, 10, 6, 17
-# The stub of systemd-resolved, where /etc/resolv.conf points on hosts that use it.
-_RESOLVER: Final = ("127.0.0.53", "127.0.0.54")
 _CLOSED: Final = (
     "127.0.0.0/8",
     "::1/128",
     # Link-local, and with it the metadata service of clouds, which hands out the host's credentials.
     "169.254.0.0/16",
-    "fe80::/64",
+    "fe80::/10",
     "224.0.0.0/4",
     "ff00::/8",
 )
@@ -109,25 +110,37 @@ def pre_release_unit(
     ]
 
 
-def slice_unit(service: Service, own_addresses: Iterable[str]) -> list[Property]:
+def slice_unit(
+    service: Service,
+    own_addresses: Iterable[str],
+    resolvers: Iterable[str] = (),
+    filters: Iterable[str] = (),
+) -> list[Property]:
     """The properties of a service's slice: the network rules of all its tenants.
 
     They are BPF programs, which the kernel verifies for 62 ms when they stand on a unit and once when they
     stand on the slice. `own_addresses` are the host's: an app that listens on one of them could be reached
-    past the proxy.
+    past the proxy. `resolvers` are those of RESOLVERS that the host uses, `filters` the programs of
+    tenement.network_filter that are loaded.
     """
-    denied = [*_CLOSED, *own_addresses]
-    allowed = [PROXY_SOURCE] if service.listen == "port" else []
+    allowed = [*([PROXY_SOURCE] if service.listen == "port" else []), *resolvers]
     ports = [[_IPV4, _TCP, PORT_COUNT, FIRST_PORT]] if service.listen == "port" else []
     return [
         Property("Description", "s", f"Tenants of {service.name}"),
-        Property("IPAddressDeny", "a(iayu)", [_network(text) for text in denied]),
-        Property("IPAddressAllow", "a(iayu)", [_network(text) for text in (*allowed, *_RESOLVER)]),
-        Property("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
+        *_replaced("IPAddressDeny", "a(iayu)", [_network(text) for text in (*_CLOSED, *own_addresses)]),
+        *_replaced("IPAddressAllow", "a(iayu)", [_network(text) for text in allowed]),
+        *_replaced("IPEgressFilterPath", "as", list(filters)),
+        *_replaced("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
         # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the
         # closed list.
-        Property("SocketBindAllow", "a(iiqq)", [*ports, [0, _UDP, 0, 0]]),
+        *_replaced("SocketBindAllow", "a(iiqq)", [*ports, [0, _UDP, 0, 0]]),
     ]
+
+
+def _replaced(name: str, signature: str, values: list[Any]) -> list[Property]:
+    """A list in place of the one that a living unit has: systemd adds to lists, and an empty one clears."""
+    found = [Property(name, signature, [])]
+    return [*found, Property(name, signature, values)] if values else found
 
 
 def environment(service: Service, name: TenantName, launch: Launch) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Final
 from tenement.config import Service
 from tenement.errors import Overloaded, TenementError
 from tenement.manager import listeners
+from tenement.manager.network import slice_properties
 from tenement.manager.ports import Ports
 from tenement.manager.readiness import (
     FIRST_PAUSE_S,
@@ -35,7 +36,6 @@ from tenement.unit_properties import (
     Launch,
     data_path,
     gate_path,
-    slice_unit,
     socket_path,
     tenant_unit,
 )
@@ -231,7 +231,7 @@ class Units:
         """Bring the slice of a service up to date, if it is there."""
         if service.name in self._slices:
             with suppress(SystemdError):
-                properties = slice_unit(service, self._own_addresses())
+                properties = slice_properties(service, self._own_addresses())
                 await self._systemd.set_properties(service_slice(service.name), properties)
 
     @staticmethod
@@ -291,7 +291,7 @@ class Units:
         await asyncio.shield(task)
 
     async def _make_slice(self, service: Service) -> None:
-        properties = slice_unit(service, self._own_addresses())
+        properties = slice_properties(service, self._own_addresses())
         try:
             job = await self._systemd.start_transient(service_slice(service.name), properties)
             await job.result(_JOB_MARGIN_S)

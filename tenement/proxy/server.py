@@ -90,6 +90,12 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(settings.write_high_bytes, settings.write_low_bytes)
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else "127.0.0.1"
+        local = transport.get_extra_info("sockname")
+        if isinstance(local, tuple) and local[0].removeprefix("::ffff:") == settings.source_address:
+            # The address that apps are connected from, and so the one on the loopback that tenants may
+            # answer. Nobody else has a reason to come to it.
+            self._closing = True
+            self._transport.abort()
         self._trusted = self.peer in worker.trusted
         self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
         self.secure = self._scheme == b"https"
