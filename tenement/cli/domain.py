@@ -4,6 +4,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
 from tenement.cli.tenants import run
 from tenement.cli.text import Screen, out, out_json, table
@@ -19,7 +20,7 @@ def add(tenant: str, domain: str, *, check: bool) -> int:
     ascii_form = check_domain(domain)
     if check:
         known = run(lambda client: client.list(str(name)))
-        hosts = [str(entry.get("url", "")).partition("://")[2].partition(":")[0] for entry in known]
+        hosts = [urlsplit(str(entry.get("url", ""))).hostname for entry in known]
         check_leads_here(ascii_form, [host for host in hosts if host], lookup, own_addresses())
     run(lambda client: client.add_domain(name.service, name.id, domain))
     out(f"{ascii_form}  {name}")

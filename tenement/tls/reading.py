@@ -44,6 +44,9 @@ def read(chain: str, key: str, where: str, *, now: float | None = None) -> Check
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except ValueError as error:
         raise _fault(where, "the chain is not whole PEM", error) from error
+    if len(certificates) != chain.count("-----BEGIN "):
+        # One that is cut short would be passed over.
+        raise _fault(where, "the chain is not whole PEM")
     leaf = certificates[0]
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
