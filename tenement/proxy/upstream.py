@@ -10,7 +10,9 @@ twice uses one that was in use a moment ago and whose end has not been announced
 """
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from time import monotonic
@@ -27,6 +29,7 @@ _MAX_INTERIM: Final = 32
 # them.
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _SMALL: Final = 16 << 10
+_BACKLOG_PAUSE_S: Final = 0.005
 _EXPIRY_MARGIN_S: Final = 1.0
 
 
@@ -369,21 +372,18 @@ class Connector:
     async def _open(self, pool: "UpstreamPool") -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         sock = self._socket(pool.address)
+
+        def protocol() -> UpstreamConnection:
+            return UpstreamConnection(pool, sock)
+
         try:
-            path = pool.address.removeprefix("unix:")
-            if path != pool.address:
-                await loop.sock_connect(sock, path)
+            if sock.family == socket.AF_UNIX:
+                await _connect(sock, pool.address.removeprefix("unix:"))
+                _, connection = await loop.create_unix_connection(protocol, sock=sock)
             else:
                 host, _, port = pool.address.rpartition(":")
-                await loop.sock_connect(sock, (host, int(port)))
-            if path != pool.address:
-                _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(pool, sock), sock=sock
-                )
-            else:
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(pool, sock), sock=sock
-                )
+                await _connect(sock, (host, int(port)))
+                _, connection = await loop.create_connection(protocol, sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -392,8 +392,7 @@ class Connector:
     def _socket(self, address: str) -> socket.socket:
         """A socket for an address of the manager: `unix:PATH` or `IPV4:PORT`."""
         if address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            return sock
+            return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -404,6 +403,37 @@ class Connector:
             sock.close()
             raise
         return sock
+
+
+async def _connect(sock: socket.socket, address: str | tuple[str, int]) -> None:
+    """Connect; on one machine that is nearly always done when the call returns. Raises OSError.
+
+    The loop's own way would look every address up in another thread.
+    """
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        error = sock.connect_ex(address)
+    while error == errno.EAGAIN and sock.family == socket.AF_UNIX:
+        await asyncio.sleep(
+            _BACKLOG_PAUSE_S
+        )  # Its backlog is full, and there is nothing to wait on (connect(2)).
+        error = sock.connect_ex(address)
+    if error == errno.EALREADY:
+        await _writable(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error not in (0, errno.EISCONN):
+        raise OSError(error, os.strerror(error))
+
+
+async def _writable(sock: socket.socket) -> None:
+    """Wait until the connection is made, or cannot be."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
 
 
 class UpstreamPool:

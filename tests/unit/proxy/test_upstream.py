@@ -1,13 +1,16 @@
 """Connections to apps on a pair of sockets, at moments that a running loop would not let happen."""
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tenement.proxy.response_head import ResponseHead
 from tenement.proxy.settings import Settings
-from tenement.proxy.upstream import Connector, UpstreamConnection, UpstreamPool
+from tenement.proxy.upstream import Connector, UpstreamConnection, UpstreamPool, _connect
 
 
 class Transport:
@@ -107,3 +110,53 @@ def test_connections_unused_for_long_are_closed(pair: Pair):
     assert not pair.transport.aborted
     pair.pool.sweep(130.0)
     assert pair.transport.aborted
+
+
+def test_an_app_whose_backlog_is_full_is_waited_for(tmp_path: Path):
+    async def case() -> None:
+        path = str(tmp_path / "app")
+        with socket.socket(socket.AF_UNIX) as app, contextlib.ExitStack() as stack:
+            app.bind(path)
+            app.listen(0)
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            connecting = asyncio.create_task(_connect(sock, path))
+            await asyncio.sleep(0.05)
+            assert not connecting.done()
+            stack.enter_context(app.accept()[0])
+            await asyncio.wait_for(connecting, 2)
+
+    asyncio.run(asyncio.wait_for(case(), 10))
+
+
+def test_a_connection_that_takes_a_while_is_waited_for():
+    async def case() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as app, contextlib.ExitStack() as stack:
+            for _ in range(2):  # the second one fills the queue
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(app.getsockname())
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            connecting = asyncio.create_task(_connect(sock, app.getsockname()))
+            await asyncio.sleep(0.05)
+            assert not connecting.done()
+            for _ in range(2):
+                stack.enter_context(app.accept()[0])
+            await asyncio.wait_for(connecting, 5)  # the kernel tries again after a second
+
+    asyncio.run(asyncio.wait_for(case(), 10))
+
+
+def test_a_refused_connection_is_told_as_such():
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        where = app.getsockname()
+
+    async def case() -> None:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await _connect(sock, where)
+
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(case())
