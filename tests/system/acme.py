@@ -101,7 +101,7 @@ update-ca-certificates >/dev/null 2>&1
 cp /etc/resolv.conf resolv.conf.before
 echo nameserver 127.0.0.1 >/etc/resolv.conf
 systemd-run -q --collect -u acme-dns knotd -c /srv/acme/knot.conf
-systemd-run -q --collect -u acme-ca -E PEBBLE_VA_NOSLEEP=1 -E PEBBLE_AUTHZREUSE=0 \
+systemd-run -q --collect -u acme-ca -E PEBBLE_VA_NOSLEEP=1 -E PEBBLE_AUTHZREUSE=0 -E PEBBLE_WFE_NONCEREJECT=0 \
     pebble -config /srv/acme/pebble.json -dnsserver 127.0.0.1:53
 systemd-run -q --collect -u acme-limiter python3 /srv/acme/limiter.py
 sed -i 's/^domain = .*/domain = ["localhost", "example.test"]/' /etc/tenement/tenement.d/notes.toml
@@ -128,6 +128,8 @@ class Acme:
         """`ten tls enable`; what it printed."""
         words = ["ten", "tls", "enable", "--email", f"ops@{DOMAIN}", "--acme-server", server]
         result = self.box.run([*words, "--weekly-limit", "10000", *options], check=check, timeout_s=120)
+        if check:
+            self.wait_for_workers(DOMAIN)
         return result.stdout + result.stderr
 
     def status(self, name: str) -> dict[str, object]:
@@ -143,6 +145,10 @@ class Acme:
             return entry if entry.get("state") == state else None
 
         return self.box.wait_for(there, 40)
+
+    def wait_for_workers(self, name: str) -> None:
+        """Wait until every worker accepts a name: until many handshakes in a row succeed."""
+        self.box.wait_for(lambda: not any(self.refusal(name) for _ in range(12)), 10)
 
     def connect(self, name: str | None, *, verify: bool = True, timeout_s: float = 10) -> ssl.SSLSocket:
         """Shake hands with the proxy."""
