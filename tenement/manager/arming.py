@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
-from tenement.lifecycle import AWAKE, State
+from tenement.lifecycle import State
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.names import TenantName
 
@@ -46,11 +46,11 @@ class Arming:
     def changed(self, tenant: Tenant, before: State) -> None:
         """A tenant is in another state."""
         match tenant.state:
-            case State.ASLEEP if before in AWAKE:
+            case State.ASLEEP if tenant.served:
                 self._recent[tenant.name] = None
                 self._recent.move_to_end(tenant.name)
                 self._trim()
-            case State.ASLEEP if before is State.ARMING:
+            case State.ASLEEP | State.STOPPING if before is State.ARMING:
                 # It could not be armed: not before its next use.
                 self._recent.pop(tenant.name, None)
             case State.ASLEEP | State.ARMING | State.ARMED | State.STOPPING:

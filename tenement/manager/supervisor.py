@@ -80,6 +80,8 @@ class Tenant:
     operation: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     health_failures: int = 0
+    # Whether it was up since it last fell asleep.
+    served: bool = False
 
     @property
     def state(self) -> State:
@@ -390,11 +392,15 @@ class Supervisor:
                     future.set_result(None)
         if tenant.state is State.ASLEEP:
             tenant.facts = Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous)
-        if before in AWAKE and tenant.state is State.ASLEEP:
+        if tenant.state is State.RUNNING:
+            tenant.served = True
+        elif tenant.state is State.ASLEEP and tenant.served:
             tenant.last_used_at = time.time()
         if tenant.state is State.GONE:
             del self.tenants[tenant.name]
         self._listener.changed(tenant, before)
+        if tenant.state is State.ASLEEP:
+            tenant.served = False
 
     def _slot_granted(self, name: TenantName) -> None:
         # From the loop, not from within another tenant's step.
