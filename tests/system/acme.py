@@ -101,7 +101,8 @@ update-ca-certificates >/dev/null 2>&1
 cp /etc/resolv.conf resolv.conf.before
 echo nameserver 127.0.0.1 >/etc/resolv.conf
 systemd-run -q --collect -u acme-dns knotd -c /srv/acme/knot.conf
-systemd-run -q --collect -u acme-ca -E PEBBLE_VA_NOSLEEP=1 -E PEBBLE_AUTHZREUSE=0 -E PEBBLE_WFE_NONCEREJECT=0 \
+systemd-run -q --collect -u acme-ca \
+    -E PEBBLE_VA_NOSLEEP=1 -E PEBBLE_AUTHZREUSE=0 -E PEBBLE_WFE_NONCEREJECT=0 \
     pebble -config /srv/acme/pebble.json -dnsserver 127.0.0.1:53
 systemd-run -q --collect -u acme-limiter python3 /srv/acme/limiter.py
 sed -i 's/^domain = .*/domain = ["localhost", "example.test"]/' /etc/tenement/tenement.d/notes.toml

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 import ssl
 import tempfile
@@ -32,10 +31,8 @@ class Secure:
         self.port = 0
 
     async def start(self, **policy: object) -> None:
-        certificates = {
-            "alice": self.certificate("alice", ALICE),
-            "base": self.certificate("base", "localhost"),
-        }
+        names = {"alice": ALICE, "base": "localhost"}
+        certificates = {key: self.certificate(key, name) for key, name in names.items()}
         tls = {"enabled": True, "default": "localhost", **policy}
         self.here.configure(tls=tls, certificates=certificates, challenges={"token": "token.print"})
         sock = socket.create_server(("127.0.0.1", 0))
@@ -260,20 +257,20 @@ async def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(secure: Sec
     renewed = Certificate((ALICE,), str(path), "2")
     secure.here.worker.routes_changed(Change(certificates={"alice": renewed}))
     assert await secure.leaf() == old
-    entry = secure.certificate("alice", ALICE, version="3")
+    secure.certificate("alice", ALICE)
     secure.here.worker.routes_changed(Change(certificates={"alice": Certificate((ALICE,), str(path), "3")}))
     assert (await secure.leaf()).strip() == secure.made["alice"].leaf_pem.strip()
-    assert json.dumps(entry)
     secure.here.worker.routes_changed(Change(certificates={"alice": None}))
     with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
         await secure.client()
 
 
 @with_tls()
-async def test_what_is_no_tls_is_told_so(secure: Secure):
+async def test_what_is_no_tls_is_cut_off_at_once(secure: Secure):
     reader, writer = await asyncio.open_connection("127.0.0.1", secure.port)
     writer.write(get())
-    assert (await asyncio.wait_for(reader.read(), 5))[:1] == b"\x15"  # an alert
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
 
 
