@@ -16,7 +16,6 @@ from tenement import lifecycle
 from tenement.config import Config, Service
 from tenement.errors import Conflict, Disabled, NotFound, StartFailed, StartTimeout, TenementError
 from tenement.lifecycle import (
-    AWAKE,
     CancelOperation,
     Denial,
     Deny,
