@@ -93,6 +93,7 @@ install-data:
 	install -D -m 644 completions/ten.bash $(sharedir)/bash-completion/completions/ten
 	install -D -m 644 completions/_ten $(sharedir)/zsh/vendor-completions/_ten
 	install -D -m 644 completions/ten.fish $(sharedir)/fish/vendor_completions.d/ten.fish
+	install -D -m 644 -t $(sharedir)/doc/tenement docs/*.md
 	for page in docs/*.[1-8]; do install -D -m 644 -t $(sharedir)/man/man$${page##*.} "$$page" || exit 1; done
 
 clean-cache:
