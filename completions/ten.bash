@@ -6,12 +6,33 @@ _ten()
     _init_completion -n : || return
     command=${words[1]-}
     if [[ $cword -eq 1 ]]; then
-        COMPREPLY=($(compgen -W "spawn stop restart enable disable rm weight ps status logs reload version config --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "spawn stop restart enable disable rm weight deploy route rollout rollback ps status logs top reload version token-gen config tls domain token --help --version" -- "$cur"))
         return
     fi
     if [[ $command == config ]]; then
         if [[ $cword -eq 2 ]]; then
             COMPREPLY=($(compgen -W "check show" -- "$cur"))
+            return
+        fi
+        command="$command ${words[2]}"
+    fi
+    if [[ $command == domain ]]; then
+        if [[ $cword -eq 2 ]]; then
+            COMPREPLY=($(compgen -W "add rm ls" -- "$cur"))
+            return
+        fi
+        command="$command ${words[2]}"
+    fi
+    if [[ $command == tls ]]; then
+        if [[ $cword -eq 2 ]]; then
+            COMPREPLY=($(compgen -W "enable status disable retry replace add remove" -- "$cur"))
+            return
+        fi
+        command="$command ${words[2]}"
+    fi
+    if [[ $command == token ]]; then
+        if [[ $cword -eq 2 ]]; then
+            COMPREPLY=($(compgen -W "create ls revoke" -- "$cur"))
             return
         fi
         command="$command ${words[2]}"
@@ -24,13 +45,32 @@ _ten()
         "disable") options="--help" kind=tenants ;;
         "rm") options="--purge -y --yes --help" kind=tenants ;;
         "weight") options="--help" kind=tenants ;;
+        "deploy") options="--weight --timeout --help" kind=tenants ;;
+        "route") options="--from --to --help" kind=services ;;
+        "rollout") options="--to --canary --batch --pause-after --no-wait --json --help" kind=tenants ;;
+        "rollback") options="--no-wait --help" kind=services ;;
         "ps") options="--state -q --quiet --json --help" kind=both ;;
         "status") options="--json --help" kind=tenants ;;
-        "logs") options="-f --follow -n --lines -r --reverse -S --since -U --until -g --grep -p --priority -b --boot -o --output --utc --no-pager --help" kind=both ;;
+        "logs") options="-f --follow -n --lines -r --reverse -S --since -U --until -g --grep -p --priority -b --boot -o --output --utc --no-pager --search --json --help" kind=both ;;
+        "top") options="-o --order -d --delay -n --iterations --help" kind= ;;
         "reload") options="--json --help" kind= ;;
         "version") options="--json --help" kind= ;;
+        "token-gen") options="--tenant --scope --name --expires --json --help" kind= ;;
         "config check") options="--json --help" kind=files ;;
         "config show") options="--json --help" kind=services ;;
+        "tls enable") options="--email --staging --acme-server --dns --dns-credentials --dns-propagation --hsts --weekly-limit --no-wait --help" kind= ;;
+        "tls status") options="--json --help" kind= ;;
+        "tls disable") options="--help" kind= ;;
+        "tls retry") options="--help" kind= ;;
+        "tls replace") options="--help" kind= ;;
+        "tls add") options="--help" kind= ;;
+        "tls remove") options="--help" kind= ;;
+        "domain add") options="--no-check --help" kind=tenants ;;
+        "domain rm") options="--help" kind= ;;
+        "domain ls") options="--json --help" kind=tenants ;;
+        "token create") options="--tenant --scope --name --expires --json --help" kind= ;;
+        "token ls") options="--json --help" kind= ;;
+        "token revoke") options="--help" kind= ;;
     esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
