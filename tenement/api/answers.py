@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from tenement.api.operation import Strict
 from tenement.manager.log_streams import LEVELS
 
-Label = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+Label = Annotated[str, Meta(pattern=r"^(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
 # To JSON, 100.0 is as whole a number as 100 (JSON Schema, 6.1.1 of its validation part).
 Weight = Annotated[float, Meta(ge=0, le=1_000_000, multiple_of=1)]
 Number = float | None
@@ -173,8 +173,8 @@ class Problem(Struct, kw_only=True):
 class ListQuery(Strict, frozen=True, kw_only=True):
     """Which tenants; `search` is found in the name, `offset` skips so many. The next page is in `Link`."""
 
-    service: Label | None = None
-    state: State | None = None
+    service: Label | UnsetType = UNSET
+    state: State | UnsetType = UNSET
     search: Annotated[str, Meta(max_length=130)] = ""
     sort: Literal["tenant", "-tenant", "state", "since", "-since", "last_used", "-last_used"] = "tenant"
     limit: Annotated[int, Meta(ge=1, le=20_000)] = 1000
@@ -184,10 +184,15 @@ class ListQuery(Strict, frozen=True, kw_only=True):
 class SpawnBody(Strict, frozen=True, kw_only=True):
     """A tenant to make. `process` is another name for `service`."""
 
-    service: Label | None = None
-    process: Label | None = None
+    service: Label | UnsetType = UNSET
+    process: Label | UnsetType = UNSET
     id: Label
     start: bool = True
+
+
+EitherService = Annotated[
+    SpawnBody, Meta(extra_json_schema={"oneOf": [{"required": ["service"]}, {"required": ["process"]}]})
+]
 
 
 class SpawnAnswer(Struct, kw_only=True):
@@ -227,8 +232,8 @@ class LogQuery(Strict, frozen=True, kw_only=True):
     """
 
     service: Label
-    id: Label | None = None
-    level: Literal[LEVELS] | None = None  # type: ignore[valid-type]
+    id: Label | UnsetType = UNSET
+    level: Literal[LEVELS] | UnsetType = UNSET  # type: ignore[valid-type]
     search: Annotated[str, Meta(max_length=500)] = ""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
     since: Annotated[float, Meta(ge=0, le=1e11)] = 0.0

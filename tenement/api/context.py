@@ -68,7 +68,13 @@ CONTEXT: Final = web.AppKey("CONTEXT", Context)
 
 def client_address(request: web.Request) -> str:
     """The client's address, by the word of the proxy, which alone can connect to our socket."""
-    return request.headers.get("X-Real-IP", "local")[:64]
+    text = request.headers.get("X-Real-IP", "local")[:64]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def is_secure(request: web.Request) -> bool:
@@ -82,6 +88,4 @@ def in_networks(address: str, networks: Sequence[str]) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
     return any(parsed in ipaddress.ip_network(network, strict=False) for network in networks)

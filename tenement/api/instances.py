@@ -44,7 +44,7 @@ async def spawn(call: Call) -> web.Response:
     """Make a tenant, and start it."""
     body: answers.SpawnBody = call.body
     service = body.service or body.process
-    if service is None or (body.service and body.process):
+    if not service or (body.service and body.process):
         raise Refusal(400, "The body is wrong: it needs either `service` or `process`")
     await call.act("Spawn", "ssb", service, body.id, body.start, timeout_s=_ACTION_TIMEOUT_S)
     entry = (await call.act("List", "s", f"{service}:{body.id}"))[0]
@@ -172,7 +172,7 @@ OPERATIONS: Final = (
         path="/api/instances/spawn",
         handler=spawn,
         need=Need.ADMIN,
-        body=answers.SpawnBody,
+        body=answers.EitherService,
         answer=answers.SpawnAnswer,
         status=201,
         problems=(*_CHANGE_PROBLEMS, 413, 415),

@@ -66,10 +66,10 @@ async def read(call: Call) -> web.Response:
     async with call.context.manager.logs(
         call.token,
         query.service,
-        query.id or "",
+        str(query.id or ""),
         lines=lines,
         since_s=query.since,
-        level=query.level or "",
+        level=str(query.level or ""),
     ) as stream:
         try:
             async with asyncio.timeout(_SCAN_TIMEOUT_S):
@@ -89,10 +89,10 @@ async def follow(call: Call) -> web.StreamResponse:
         call.context.manager.logs(
             call.token,
             query.service,
-            query.id or "",
+            str(query.id or ""),
             lines=query.limit,
             since_s=query.since,
-            level=query.level or "",
+            level=str(query.level or ""),
             follow=True,
         ) as stream,
         EventStream(call) as events,

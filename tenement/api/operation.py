@@ -77,7 +77,7 @@ class Operation:
     summary: str = ""
     tag: str = ""
     query: type[msgspec.Struct] | None = None
-    body: type[msgspec.Struct] | None = None
+    body: Any = None
     answer: Any = None
     media_type: str = "application/json"
     status: int = 200

@@ -18,6 +18,8 @@ WAKE_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 """Upper bounds of the buckets of wake durations, in seconds; one more bucket has no bound."""
 
 _WAKES: Final = {State.QUEUED: "asleep", State.THAWING: "frozen"}
+# A request may come while the gate is being built.
+_ARMED: Final = (State.ARMING, State.ARMED)
 _FAILURES: Final = (State.BACKOFF, State.FAILED)
 
 
@@ -57,7 +59,7 @@ class Measurements:
         """A tenant is in another state now."""
         state, counts = tenant.state, self._of(tenant.name.service)
         now = asyncio.get_running_loop().time()
-        if kind := _WAKES.get(state, "armed" if before is State.ARMED and state is State.STARTING else ""):
+        if kind := _WAKES.get(state, "armed" if state is State.STARTING and before in _ARMED else ""):
             self._waking[tenant] = (kind, now)
         elif state is State.RUNNING:
             kind, began = self._waking.pop(tenant, ("", now))
@@ -67,7 +69,8 @@ class Measurements:
             self._waking.pop(tenant, None)
         if state is State.FROZEN:
             counts.sleeps["frozen"] += 1
-        elif state is State.ASLEEP and before is State.STOPPING:
+        elif before is State.STOPPING and state in (State.ASLEEP, State.QUEUED):
+            # Queued: somebody wants it again already.
             counts.sleeps["asleep"] += 1
         elif state in _FAILURES:
             counts.failures += 1

@@ -140,6 +140,7 @@ def test_a_tenants_token_reads_its_own_logs_only() -> None:
 def test_metrics_are_for_their_token_and_for_addresses_that_are_named() -> None:
     assert ask("GET", "/metrics", headers=bearer("ten_metrics"))[0] == 200
     assert ask("GET", "/metrics", headers={"X-Real-IP": "10.1.2.3"})[0] == 200
+    assert ask("GET", "/metrics", headers={"X-Real-IP": "::ffff:10.1.2.3"})[0] == 200
     assert ask("GET", "/metrics", headers={"X-Real-IP": "10.2.2.3"})[0] == 401
     assert ask("GET", "/metrics", headers=bearer("ten_alice"))[0] == 403
     assert ask("GET", "/api/instances", headers=bearer("ten_metrics"))[0] == 403
@@ -283,7 +284,6 @@ def test_a_throttle_remembers_a_limited_number_of_keys() -> None:
 
 def test_networks_hold_addresses_however_they_are_written() -> None:
     assert in_networks("10.1.2.3", ["10.0.0.0/8"])
-    assert in_networks("::ffff:10.1.2.3", ["10.0.0.0/8"])
     assert in_networks("2001:db8::1", ["2001:db8::/32"])
     assert not in_networks("11.1.2.3", ["10.0.0.0/8"])
     assert not in_networks("local", ["0.0.0.0/0"])

@@ -68,19 +68,20 @@ async def login(call: Call) -> web.StreamResponse:
     session.check_origin(request)
     form = await request.post()
     target = session.local_target(str(form.get("next", "/")))
-    if context.failures.wait_s(call.peer):
-        problem, status = "Too many attempts. Wait a little, and try again.", 429
+    shown = str(form.get("token", "")).strip()
+    try:
+        await context.verify(shown, call.peer)
+        token = await context.manager.open_session(shown, call.peer)
+    except Refusal as refusal:
+        problem, status = f"{refusal.detail}. Wait a little, and try again.", refusal.status
+    except Unauthorized:
+        problem, status = "This token is unknown, expired or revoked.", 401
+    except Denied as error:
+        problem, status = f"{error.message}. This one is for the API.", 403
     else:
-        try:
-            token = await context.manager.open_session(str(form.get("token", "")).strip(), call.peer)
-            response = web.Response(status=303, headers={"Location": target})
-            session.set_cookie(request, response, token)
-            return response
-        except Unauthorized:
-            context.failures.take(call.peer)
-            problem, status = "This token is unknown, expired or revoked.", 401
-        except Denied as error:
-            problem, status = f"{error.message}. This one is for the API.", 403
+        response = web.Response(status=303, headers={"Location": target})
+        session.set_cookie(request, response, token)
+        return response
     return view.render(request, "login.html", status=status, target=target, problem=problem)
 
 
