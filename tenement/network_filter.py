@@ -1,11 +1,11 @@
-"""A rule of the network that systemd's settings cannot express, as a BPF program for the slices of tenants.
+"""A rule of the network that systemd's settings cannot express, as a BPF program for tenants.
 
 `IPAddressAllow=` knows addresses only. Tenants must be able to answer the proxy, which connects from
 127.0.77.1, and to ask the resolver at 127.0.0.53; with the addresses allowed they could also connect to every
 service of the host that listens on all addresses, because all of 127.0.0.0/8 is the host. This program lets
 them send to the first only what belongs to connections that the proxy made, and to the second only what goes
-to port 53. It is attached with `IPEgressFilterPath=` and sees each packet that a tenant sends; what it lets
-pass, `IPAddressDeny=` still judges.
+to port 53. It is attached to tenement.slice (`IPEgressFilterPath=`) and sees each packet that a tenant sends;
+what it lets pass, `IPAddressDeny=` still judges.
 
 Run by `python3 -m tenement.network_filter`, this loads the program into the kernel and keeps it in a
 bpf file system, where systemd finds it. See systemd.resource-control(5) and bpf(2).

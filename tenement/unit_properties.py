@@ -45,13 +45,31 @@ _CLOSED: Final = (
     "224.0.0.0/4",
     "ff00::/8",
 )
-# What an app may see of /run: the journal to log to, and the name services. No bus, no other tenant's
-# sockets.
-_RUN: Final = ("/run/systemd/journal", "/run/systemd/resolve", "/run/systemd/userdb")
+# What an app may see of /run: the sockets to log to, and the name services. No bus, no other tenant's
+# sockets, and not the rest of the journal's directory, which has a file for each unit that logs.
+_RUN: Final = (
+    "/run/systemd/journal/dev-log",
+    "/run/systemd/journal/socket",
+    "/run/systemd/journal/stdout",
+    "/run/systemd/resolve",
+    "/run/systemd/userdb",
+)
 # `<>` opens the pipe for both ways, so that the gate neither waits for a writer nor sees an end when the
 # manager, the writer, restarts. Without a pipe the app is let go at once: systemd restarts it after a crash
 # with this command.
 _GATE: Final = '[ ! -p "$0" ] || read -r _ <>"$0"; exec "$@"'
+# Abstract unix sockets belong to the network, which tenants share with the host: whoever knows a name may
+# connect. Landlock (since Linux 6.12) confines a process and its children to those made among themselves;
+# systemd has no setting for it, and perl is on every Debian. The numbers of landlock_create_ruleset(2) and
+# landlock_restrict_self(2) are the same on all architectures; the third field of the rules is what is scoped,
+# bit 0 abstract unix sockets. A kernel that does not know it refuses the first call, see `ten doctor`. 203 is
+# systemd's own status for a program that cannot be run.
+_SCOPE: Final = (
+    'my $rules = pack("QQQ", 0, 0, 1); my $fd = syscall(444, $rules, 24, 0); '
+    r'$fd < 0 or syscall(446, $fd, 0) == 0 or die "landlock_restrict_self: $!\n"; '
+    r'exec { $ARGV[0] } @ARGV or print STDERR "$ARGV[0]: $!\n"; exit 203'
+)
+_SCOPED: Final = ("/usr/bin/perl", "-e", _SCOPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +132,13 @@ def slice_unit(
     service: Service,
     own_addresses: Iterable[str],
     resolvers: Iterable[str] = (),
-    filters: Iterable[str] = (),
 ) -> list[Property]:
     """The properties of a service's slice: the network rules of all its tenants.
 
     They are BPF programs, which the kernel verifies for 62 ms when they stand on a unit and once when they
     stand on the slice. `own_addresses` are the host's: an app that listens on one of them could be reached
-    past the proxy. `resolvers` are those of RESOLVERS that the host uses, `filters` the programs of
-    tenement.network_filter that are loaded.
+    past the proxy. `resolvers` are those of RESOLVERS that the host uses. tenement.slice above them has the
+    filter of tenement.network_filter, which cannot be set here: systemd takes it when a unit is made only.
     """
     allowed = [*([PROXY_SOURCE] if service.listen == "port" else []), *resolvers]
     ports = [[_IPV4, _TCP, PORT_COUNT, FIRST_PORT]] if service.listen == "port" else []
@@ -129,7 +146,6 @@ def slice_unit(
         Property("Description", "s", f"Tenants of {service.name}"),
         *_replaced("IPAddressDeny", "a(iayu)", [_network(text) for text in (*_CLOSED, *own_addresses)]),
         *_replaced("IPAddressAllow", "a(iayu)", [_network(text) for text in allowed]),
-        *_replaced("IPEgressFilterPath", "as", list(filters)),
         *_replaced("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
         # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the
         # closed list.
@@ -200,9 +216,11 @@ def _process(service: Service, name: TenantName, launch: Launch) -> list[Propert
     command = [program, *rest]
     if launch.armed:
         command = ["/bin/sh", "-c", _GATE, gate_path(name), *command]
+    if service.isolation == "namespace":
+        command = [*_SCOPED, *command]
     variables = environment(service, name, launch)
     return [
-        # A missing program fails the start at once; "simple" would report success first.
+        # A sandbox that cannot be built fails the start at once; "simple" would report success first.
         Property("Type", "s", "exec"),
         # Arguments are the operator's words: systemd would replace $VARIABLES in them.
         Property("ExecStartEx", "a(sasas)", [[command[0], command, ["no-env-expand"]]]),

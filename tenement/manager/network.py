@@ -1,29 +1,18 @@
 """The network rules of tenants on this host: what of them depends on how the host is set up."""
 
-import logging
 from pathlib import Path
 from typing import Final
 
 from tenement.config import Service
-from tenement.network_filter import EGRESS_PATH
 from tenement.systemd import Property
 from tenement.unit_properties import RESOLVERS, slice_unit
-
-log = logging.getLogger(__name__)
 
 _RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 
 def slice_properties(service: Service, own_addresses: list[str]) -> list[Property]:
     """The properties of a service's slice on this host."""
-    filters = [EGRESS_PATH] if Path(EGRESS_PATH).exists() else []
-    if not filters:
-        log.warning(
-            "%s: tenants reach services of this host that listen on all addresses: "
-            "tenement-network-filter.service has not loaded its filter",
-            service.name,
-        )
-    return slice_unit(service, own_addresses, used_resolvers(), filters)
+    return slice_unit(service, own_addresses, used_resolvers())
 
 
 def name_servers(resolv_conf: Path = _RESOLV_CONF) -> list[str]:
