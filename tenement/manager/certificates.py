@@ -27,7 +27,7 @@ from tenement.systemd import Property, Systemd, SystemdError
 from tenement.tls import certbot
 from tenement.tls.names import LINEAGE_PREFIX, Want, lineage_name, obtainable, wanted
 from tenement.tls.queue import Failure, Order, Wait, earliest, next_order, pause_s
-from tenement.tls.reading import Checked, read
+from tenement.tls.reading import Checked, Facts, read
 from tenement.tls.records import TlsRecords
 from tenement.tls.selection import Certificate, covers
 from tenement.tls.settings import TlsSettings
@@ -58,7 +58,7 @@ _LINEAGE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
 class _Kept(NamedTuple):
     """A certificate in the store. `server` is where certbot got it; None: it is the operator's own."""
 
-    checked: Checked
+    facts: Facts
     server: str | None
 
 
@@ -160,20 +160,20 @@ class Certificates:
     async def replace(self, text: str) -> None:
         """Get a new certificate and key for a name, and revoke the old one. Raises NotFound, Conflict."""
         settings = self._settings
-        key = next((key for key, kept in self._kept.items() if text in kept.checked.names), None)
+        key = next((key for key, kept in self._kept.items() if text in kept.facts.names), None)
         if settings is None or key is None or not key.startswith(LINEAGE_PREFIX):
             raise NotFound(f"{text}: has no certificate from certbot. See 'ten tls status'")
-        names = self._kept[key].checked.names
+        names = self._kept[key].facts.names
         want = next((want for want in self._wants() if want.name in names), None)
         order = Order(names, want is not None and want.dns, want.group if want else text)
         old = await asyncio.to_thread(lambda: (LINEAGES / key / "cert.pem").resolve())
-        version = self._kept[key].checked.version
+        version = self._kept[key].facts.version
         command = certbot.issue(settings, key, order, force=True, new_key=True)
         async with self._certbot:
             done, output = await self._run(command)
         if done:
             await self.deploy(key)
-        if not done or self._kept[key].checked.version == version:
+        if not done or self._kept[key].facts.version == version:
             raise Conflict(f"{text}: no new certificate: {certbot.reasons(output, [text])[text]}")
         async with self._certbot:
             done, output = await self._run(certbot.revoke(settings, str(old)))
@@ -231,7 +231,7 @@ class Certificates:
             _certificate(name, key, kept, now)
             for key, kept in self._kept.items()
             if key.startswith(_OWN_PREFIX)
-            for name in kept.checked.names
+            for name in kept.facts.names
         ]
         return json.dumps(
             {
@@ -249,13 +249,12 @@ class Certificates:
 
     async def _begin(self) -> None:
         if self._worker is None:
-            for key, found in await asyncio.to_thread(lambda: list(self._store.load())):
+            for key, found, server in await asyncio.to_thread(_load, self._store):
                 if isinstance(found, InvalidConfig):
                     self._faults[key] = str(found)
                     log.error("%s; it is not used", found)
-                    continue
-                ours = not key.startswith(_OWN_PREFIX)
-                self._kept[key] = _Kept(found, (lineage_server(key) or "") if ours else None)
+                else:
+                    self._kept[key] = _Kept(found, server)
             self._worker = asyncio.create_task(self._work())
         self._serve()
         self._wake.set()
@@ -274,9 +273,9 @@ class Certificates:
                 key
                 for key, kept in self._kept.items()
                 if kept.server in right
-                and kept.checked.expires_at > now
-                and covers(kept.checked.names, want.name)
-                and (not want.name.startswith("*.") or want.name in kept.checked.names)
+                and kept.facts.expires_at > now
+                and covers(kept.facts.names, want.name)
+                and (not want.name.startswith("*.") or want.name in kept.facts.names)
             ),
             None,
         )
@@ -288,8 +287,8 @@ class Certificates:
         have = {
             name
             for kept in self._kept.values()
-            if kept.server in right and kept.checked.expires_at > now
-            for name in kept.checked.names
+            if kept.server in right and kept.facts.expires_at > now
+            for name in kept.facts.names
         }
         return [
             want
@@ -302,26 +301,26 @@ class Certificates:
         """Put a checked certificate where workers read it, and tell them."""
         self._faults.pop(key, None)
         before = self._kept.get(key)
-        if before is not None and before.checked.version == checked.version:
-            self._kept[key] = _Kept(checked, server)
+        if before is not None and before.facts.version == checked.facts.version:
+            self._kept[key] = _Kept(checked.facts, server)
             return
         self._store.put(key, checked)
-        self._kept[key] = _Kept(checked, server)
-        log.info("certificate %s: %s, by %s", key, ", ".join(checked.names), checked.issuer)
+        self._kept[key] = _Kept(checked.facts, server)
+        log.info("certificate %s: %s, by %s", key, ", ".join(checked.facts.names), checked.facts.issuer)
         if self._settings is not None:
             self._serve()
         self._wake.set()
 
-    def _serve(self) -> None:
+    def _serve(self, wanted_now: Sequence[Want] | None = None) -> None:
         """Tell workers which certificates there are now, each for the names that are still wanted."""
-        wants = {want.name for want in self._wants()}
+        wants = {want.name for want in (self._wants() if wanted_now is None else wanted_now)}
         served = {}
         for key, kept in self._kept.items():
-            checked = kept.checked
-            names = tuple(name for name in checked.names if kept.server is None or name in wants)
+            facts = kept.facts
+            names = tuple(name for name in facts.names if kept.server is None or name in wants)
             if names:
                 path = str(self._store.path(key))
-                served[key] = Certificate(names, path, checked.version, checked.issued_at)
+                served[key] = Certificate(names, path, facts.version, facts.issued_at)
         before, self._served = self._served, served
         change = {
             key: served.get(key)
@@ -374,8 +373,8 @@ class Certificates:
         settings = self._settings
         if settings is None:
             return None
-        self._serve()
         wants = self._wants()
+        self._serve(wants)
         now = time.time()
         missing = self._missing(wants, now)
         names = {want.name for want in wants}
@@ -420,7 +419,7 @@ class Certificates:
         now = time.time()
         got = self._kept.get(key)
         right = got is not None and self._settings is not None and got.server == self._settings.server
-        names = got.checked.names if got is not None and right else ()
+        names = got.facts.names if got is not None and right else ()
         for name in set(order.names) & set(names):
             self._forget_failure(name)
         lost = [name for name in order.names if name not in names]
@@ -475,14 +474,22 @@ class Certificates:
         issued: dict[str, list[float]] = defaultdict(list)
         for kept in self._kept.values():
             if kept.server is not None:
-                name = kept.checked.names[0].removeprefix("*.")
+                name = kept.facts.names[0].removeprefix("*.")
                 group = next((base for base in bases if name == base or name.endswith("." + base)), name)
-                issued[group].append(kept.checked.issued_at)
+                issued[group].append(kept.facts.issued_at)
         return issued
 
     def _forget_failure(self, name: str) -> None:
         if self._failures.pop(name, None) is not None:
             self._records.clear_failure(name)
+
+
+def _load(store: Store) -> list[tuple[str, Facts | InvalidConfig, str | None]]:
+    """Every certificate that is kept, and where certbot got it; None: it is the operator's own."""
+    return [
+        (key, found, None if key.startswith(_OWN_PREFIX) else lineage_server(key) or "")
+        for key, found in store.load()
+    ]
 
 
 def _check_programs(settings: TlsSettings) -> None:
@@ -496,16 +503,16 @@ def _check_programs(settings: TlsSettings) -> None:
 
 def _certificate(name: str, key: str, kept: _Kept, now: float) -> dict[str, Any]:
     """What `status` says of a name that has a certificate."""
-    checked = kept.checked
-    overdue = kept.server is not None and now > checked.renewed_at + _OVERDUE_S
+    facts = kept.facts
+    overdue = kept.server is not None and now > facts.renewed_at + _OVERDUE_S
     return {
         "name": name,
-        "state": "valid" if checked.expires_at > now else "expired",
+        "state": "valid" if facts.expires_at > now else "expired",
         "certificate": key,
-        "issuer": checked.issuer,
-        "expires_at": checked.expires_at,
-        "days_left": int((checked.expires_at - now) // 86400),
-        "renewal_at": checked.renewed_at if kept.server is not None else None,
+        "issuer": facts.issuer,
+        "expires_at": facts.expires_at,
+        "days_left": int((facts.expires_at - now) // 86400),
+        "renewal_at": facts.renewed_at if kept.server is not None else None,
         "error": "its renewal is overdue: see 'journalctl -u certbot'" if overdue else None,
     }
 

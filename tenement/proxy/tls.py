@@ -252,10 +252,11 @@ class PlainGuard:
     def check(self, head: RequestHead, trusted: bool) -> Aside | None:
         """See Guard."""
         tls = self._tls
+        # Certificates go on to be renewed while HTTPS is off.
+        if (tls.enabled or tls.challenges) and head.target.startswith(_CHALLENGE_PREFIX):
+            return _challenge(tls, head.target)
         if not tls.enabled:
             return None
-        if head.target.startswith(_CHALLENGE_PREFIX):
-            return _challenge(tls, head.target)
         if trusted and _arrived_by_https(head):
             return None
         try:

@@ -32,8 +32,7 @@ def wanted(
     """All names, important ones first. `domains` are the customers' own; `dns`: there is dns-01."""
     found: dict[str, Want] = {}
     bases = [domain for domain in config.settings.domains if obtainable(domain)]
-    # Names of tenants exist below each base domain; read once, as there may be many.
-    names = [] if dns else sorted(tenant for tenant in tenants if tenant.service in config.services)
+    names = [] if dns else [tenant for tenant in tenants if tenant.service in config.services]
     for base in bases:
         wants = _by_dns(config, base) if dns else _by_http(config, base, names)
         found.update((want.name, want) for want in wants)

@@ -4,17 +4,18 @@ import itertools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from tenement.errors import InvalidConfig, Problem
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate as X509
 
 
-class Checked(NamedTuple):
-    """A chain and the key to it, which belong together. Times are seconds since 1970.
+class Facts(msgspec.Struct, frozen=True):
+    """What there is to know of a certificate. Times are seconds since 1970.
 
-    `names` are all in the certificate; `version` is the beginning of its fingerprint; `text` is key and chain
-    as one PEM file.
+    `names` are all in the certificate; `version` is the beginning of its fingerprint.
     """
 
     names: tuple[str, ...]
@@ -22,13 +23,19 @@ class Checked(NamedTuple):
     issued_at: float
     expires_at: float
     version: str
-    text: str
 
     @property
     def renewed_at(self) -> float:
         """When certbot renews it: a third of its life before its end, half if it lives ten days or less."""
         life_s = self.expires_at - self.issued_at
         return self.expires_at - life_s / (3 if life_s > 10 * 86400 else 2)
+
+
+class Checked(NamedTuple):
+    """A chain and the key to it, which belong together; `text` is both as one PEM file."""
+
+    facts: Facts
+    text: str
 
 
 def read(chain: str, key: str, where: str, *, now: float | None = None) -> Checked:
@@ -64,14 +71,14 @@ def read(chain: str, key: str, where: str, *, now: float | None = None) -> Check
     if expires_at <= (time.time() if now is None else now):
         when = leaf.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
         raise _fault(where, f"the certificate expired at {when}")
-    return Checked(
+    facts = Facts(
         names=names,
         issuer=_issuer(leaf),
         issued_at=issued_at,
         expires_at=expires_at,
         version=leaf.fingerprint(hashes.SHA256()).hex()[:16],
-        text=key.rstrip() + "\n" + chain.rstrip() + "\n",
     )
+    return Checked(facts, key.rstrip() + "\n" + chain.rstrip() + "\n")
 
 
 def split(text: str) -> tuple[str, str]:

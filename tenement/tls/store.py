@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tenement.errors import InvalidConfig, Problem
-from tenement.tls.reading import Checked, read, split
+from tenement.tls.reading import Checked, Facts, read, split
 
 DIRECTORY: Final = Path("/var/lib/tenement-tls")
 LINEAGES: Final = Path("/etc/letsencrypt/live")
 RENEWALS: Final = Path("/etc/letsencrypt/renewal")
 _SUFFIX: Final = ".pem"
+_HEAD: Final = "# "
+"""Begins the first line, which has the facts: reading them there takes a hundredth of the time, and readers
+of PEM pass over it."""
 
 
 class Store:
@@ -37,7 +42,7 @@ class Store:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 os.fchown(descriptor, 0, self._group)
                 os.fchmod(descriptor, 0o640)
-                file.write(checked.text)
+                file.write(_HEAD + msgspec.json.encode(checked.facts).decode() + "\n" + checked.text)
                 file.flush()
                 os.fsync(descriptor)
             os.replace(name, self.path(key))
@@ -49,14 +54,23 @@ class Store:
         """Delete a certificate, if it is there."""
         self.path(key).unlink(missing_ok=True)
 
-    def load(self) -> Iterator[tuple[str, Checked | InvalidConfig]]:
+    def load(self) -> Iterator[tuple[str, Facts | InvalidConfig]]:
         """Every certificate that is kept, or why it cannot be used; one that has expired still can."""
         for path in sorted(self._directory.glob("[!.]*" + _SUFFIX)):
             key = path.name.removesuffix(_SUFFIX)
             try:
-                yield key, read(*split(path.read_text("ascii", "replace")), str(path), now=0)
+                yield key, _facts(path)
             except InvalidConfig as error:
                 yield key, error
+
+
+def _facts(path: Path) -> Facts:
+    text = path.read_text("ascii", "replace")
+    first, _, rest = text.partition("\n")
+    try:
+        return msgspec.json.decode(first.removeprefix(_HEAD), type=Facts)
+    except msgspec.MsgspecError:
+        return read(*split(rest if first.startswith(_HEAD) else text), str(path), now=0).facts
 
 
 def read_lineage(name: str, directory: Path = LINEAGES) -> Checked:

@@ -14,7 +14,7 @@ GONE = TenantName("gone", "x")
 
 def names(*, dns: bool) -> list[str]:
     domains = {"alice.test": ALICE, "a.notes.example.com": ALICE}
-    return [want.name for want in wanted(CONFIG, [BOB, ALICE, GONE], domains, dns=dns)]
+    return [want.name for want in wanted(CONFIG, [ALICE, BOB, GONE], domains, dns=dns)]
 
 
 def test_by_http_every_configured_name_is_wanted_for_itself():

@@ -13,17 +13,17 @@ DAY_S = 86400.0
 
 def test_a_good_certificate_tells_its_facts():
     made = Made("a.test", "*.B.test")
-    checked = read(made.chain, made.key_pem, "here", now=NOW_S)
+    checked, text = read(made.chain, made.key_pem, "here", now=NOW_S)
     assert checked.names == ("a.test", "*.b.test")
     assert checked.issuer == "Test Authority"
     assert (checked.issued_at, checked.expires_at) == (NOW_S, NOW_S + 90 * DAY_S)
-    assert split(checked.text) == (made.chain, made.key_pem)
+    assert split(text) == (made.chain, made.key_pem)
 
 
 @pytest.mark.parametrize(("days", "left"), [(90, 30), (6, 3)])
 def test_renewal_is_certbots(days: int, left: int):
     made = Made("a.test", days=days)
-    checked = read(made.chain, made.key_pem, "here", now=NOW_S)
+    checked = read(made.chain, made.key_pem, "here", now=NOW_S).facts
     assert checked.expires_at - checked.renewed_at == left * DAY_S
 
 
@@ -61,10 +61,14 @@ def test_the_store_replaces_in_one_step_and_loads_what_has_expired(tmp_path: Pat
     for made in (Made("a.test"), Made("a.test", days=1)):
         store.put("tenement-a.test", read(made.chain, made.key_pem, "here", now=NOW_S))
     store.path("broken").write_text("half")
+    plain = store.path("plain")
+    plain.write_text("\n".join(store.path("tenement-a.test").read_text().splitlines()[1:]))
     found = dict(store.load())
     kept = found["tenement-a.test"]
     assert not isinstance(kept, InvalidConfig)
     assert kept.expires_at == NOW_S + DAY_S
+    assert found["plain"] == kept
+    plain.unlink()
     assert "not whole PEM" in str(found["broken"])
     assert store.path("tenement-a.test").stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.pem", "tenement-a.test.pem"]
