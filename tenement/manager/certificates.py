@@ -29,7 +29,7 @@ from tenement.tls.names import LINEAGE_PREFIX, Want, lineage_name, obtainable, w
 from tenement.tls.queue import Failure, Order, Wait, earliest, next_order, pause_s
 from tenement.tls.reading import Checked, Facts, read
 from tenement.tls.records import TlsRecords
-from tenement.tls.selection import Certificate, covers
+from tenement.tls.selection import Certificate, Selection, covers
 from tenement.tls.settings import TlsSettings
 from tenement.tls.store import LINEAGES, Store, lineage_server, read_lineage
 
@@ -86,6 +86,7 @@ class Certificates:
         self._kept: dict[str, _Kept] = {}
         self._faults: dict[str, str] = {}
         self._served: dict[str, Certificate] = {}
+        self._selection = Selection({})
         self._unused: dict[str, float] = {}
         self._challenges: dict[str, str] = {}
         self._ordering: frozenset[str] = frozenset()
@@ -121,6 +122,12 @@ class Certificates:
             "challenges": self._challenges,
         }
 
+    def url(self, url: str) -> str:
+        """The address of a tenant, by HTTPS as soon as its host has a certificate."""
+        host = url.removeprefix("http://").rstrip("/")
+        served = self._selection.find(host) is not None
+        return f"https://{host}/" if served else url
+
     # What operators ask
 
     async def enable(self, text: str) -> None:
@@ -145,6 +152,7 @@ class Certificates:
         self._records.set_settings(None)
         self._settings = None
         self._served = {}
+        self._selection = Selection({})
         self._reload()
 
     def retry(self, text: str) -> None:
@@ -328,6 +336,7 @@ class Certificates:
             if served.get(key) != before.get(key)
         }
         if change:
+            self._selection = Selection(served)
             self._announce({"certificates": msgspec.to_builtins(change)})
 
     def _named(self, want: Want, settings: TlsSettings, now: float) -> dict[str, Any]:

@@ -202,7 +202,10 @@ class Manager:
         """A JSON array: all tenants for "", those of a service, or one. Raises NotFound."""
         now = asyncio.get_running_loop().time()
         config = self._supervisor.config
-        return json.dumps([inventory.summary(tenant, config, now) for tenant in self._selected(selector)])
+        found = [inventory.summary(tenant, config, now) for tenant in self._selected(selector)]
+        for entry in found:
+            entry["url"] = self.certificates.url(entry["url"])
+        return json.dumps(found)
 
     async def status(self, service: str, id_: str) -> str:
         """A JSON object with everything about one tenant. Raises NotFound."""
@@ -215,6 +218,7 @@ class Manager:
             properties = {}
         config, now = self._supervisor.config, asyncio.get_running_loop().time()
         answer = inventory.detail(tenant, config, now, properties)
+        answer["url"] = self.certificates.url(answer["url"])
         answer |= self.rollouts.describe(tenant.name)
         answer["last_line"] = await last_line(tenant.name, None)
         return json.dumps(answer)
