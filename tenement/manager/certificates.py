@@ -44,7 +44,7 @@ _SETTLE_S: Final = 0.3
 """Names that come within this time of each other are ordered together."""
 
 _BUSY_PAUSE_S: Final = 15.0
-_UNUSED_S: Final = 3600.0
+_UNUSED_S: Final = 86400.0
 """A certificate that nobody wants is deleted after this: the tenant may come back."""
 
 _OVERDUE_S: Final = 2 * 86400.0
@@ -464,7 +464,7 @@ class Certificates:
                 done, output = await self._run(certbot.delete(key))
             if not done and certbot.BUSY in output:
                 return _BUSY_PAUSE_S
-            log.info("certificate %s: deleted, nobody has wanted it for an hour", key)
+            log.info("certificate %s: deleted, nobody has wanted it for a day", key)
             self._store.remove(key)
             del self._kept[key], self._unused[key]
         return min((since + _UNUSED_S - now for since in self._unused.values()), default=None)
