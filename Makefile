@@ -73,6 +73,11 @@ install-python:
 	printf '#!/usr/bin/python3\nimport sys\n\nfrom tenement.cli import main\n\nsys.exit(main())\n' \
 		>$(DESTDIR)$(prefix)/bin/ten
 	chmod 755 $(DESTDIR)$(prefix)/bin/ten
+	# How certbot finds our authenticator.
+	install -d $(python_dir)/tenement-local.dist-info
+	printf 'Metadata-Version: 2.1\nName: tenement\nVersion: 0\n' >$(python_dir)/tenement-local.dist-info/METADATA
+	printf '[certbot.plugins]\ntenement = tenement.tls.certbot_plugin:Authenticator\n' \
+		>$(python_dir)/tenement-local.dist-info/entry_points.txt
 
 # systemd and the bus look for units, policy and the like in fixed places, whatever the prefix.
 install-data: systemd_dir = $(DESTDIR)/usr/lib/systemd
