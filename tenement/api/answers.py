@@ -246,6 +246,94 @@ class EventQuery(Strict, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class DeployBody(Strict, frozen=True, kw_only=True):
+    """A version to start. `process` and `version` are other names for `service` and `id`.
+
+    `timeout` is in seconds; 0 stands for the service's `startup_timeout`.
+    """
+
+    service: Label | UnsetType = UNSET
+    process: Label | UnsetType = UNSET
+    id: Label | UnsetType = UNSET
+    version: Label | UnsetType = UNSET
+    weight: Weight = 100
+    timeout: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+
+
+EitherDeploy = Annotated[
+    DeployBody,
+    Meta(
+        extra_json_schema={
+            "allOf": [
+                {"oneOf": [{"required": ["service"]}, {"required": ["process"]}]},
+                {"oneOf": [{"required": ["id"]}, {"required": ["version"]}]},
+            ]
+        }
+    ),
+]
+
+
+class DeployAnswer(Struct, kw_only=True):
+    """The version that was started."""
+
+    instance: str
+    weight: int
+    status: str
+
+
+class RouteBody(Strict, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """Where requests went, and where they go now: ids of tenants."""
+
+    service: Label | UnsetType = UNSET
+    process: Label | UnsetType = UNSET
+    from_: Label
+    to: Label
+
+
+EitherRoute = Annotated[
+    RouteBody, Meta(extra_json_schema={"oneOf": [{"required": ["service"]}, {"required": ["process"]}]})
+]
+
+
+class RouteAnswer(Struct, kw_only=True):
+    """The weights after the move."""
+
+    from_instance: str
+    to_instance: str
+    from_weight: int
+    to_weight: int
+
+
+class RolloutBody(Strict, frozen=True, kw_only=True):
+    """A service, or one tenant, and the release to move it to; "" and 0 stand for the defaults."""
+
+    selector: Annotated[str, Meta(max_length=130)]
+    release: Annotated[str, Meta(max_length=255)]
+    canary: Annotated[str, Meta(max_length=1000)] = ""
+    batch: Annotated[float, Meta(ge=0, le=100_000, multiple_of=1)] = 0
+    pause_after: Literal["", "canary"] = ""
+
+
+class Domain(Struct, kw_only=True):
+    """A custom domain and the tenant that it leads to."""
+
+    domain: str
+    tenant: str
+
+
+class DomainQuery(Strict, frozen=True, kw_only=True):
+    """Whose domains; without it, all."""
+
+    selector: Annotated[str, Meta(max_length=130)] = ""
+
+
+class DomainBody(Strict, frozen=True, kw_only=True):
+    """A domain and the tenant to give it to."""
+
+    tenant: Annotated[str, Meta(max_length=130)]
+    domain: Annotated[str, Meta(max_length=253)]
+
+
 class TokenBody(Strict, frozen=True, kw_only=True):
     """A token to make: an administrator's, a tenant's, or one that reads /metrics.
 

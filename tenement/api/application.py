@@ -5,7 +5,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tenement.api import administration, exposition, instances, logs, openapi
+from tenement.api import administration, exposition, instances, logs, openapi, releases
 from tenement.api.context import CONTEXT, Context
 from tenement.api.dashboard import pages
 from tenement.api.guard import Guard, add_headers, finish
@@ -29,6 +29,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
     *administration.OPERATIONS,
     *instances.OPERATIONS,
     *logs.OPERATIONS,
+    *releases.OPERATIONS,
     Operation(
         method="GET",
         path="/metrics",

@@ -36,11 +36,19 @@ class Manager:
         return dict(json.loads(await self._call("VerifyToken", "s", token)))
 
     async def act(
-        self, token: str, peer: str, member: str, *arguments: Variant, timeout_s: float = _ANSWER_TIMEOUT_S
+        self,
+        token: str,
+        peer: str,
+        member: str,
+        *arguments: Variant,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+        plain: bool = False,
     ) -> Any:
-        """Call `member` for the holder of the token; its result, from JSON, or None if it has none."""
+        """Call `member` for the holder of the token; its result, from JSON unless `plain`, or None."""
         results = await self._call("Act", "sssav", token, peer, member, list(arguments), timeout_s=timeout_s)
-        return json.loads(results[0].value) if results else None
+        if not results:
+            return None
+        return results[0].value if plain else json.loads(results[0].value)
 
     async def open_session(self, token: str, peer: str) -> str:
         """The text of a new session."""

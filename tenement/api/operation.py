@@ -51,12 +51,24 @@ class Call:
         assert self.tenant is not None
         return self.tenant
 
-    async def act(self, member: str, signature: str = "", *values: object, timeout_s: float = 30.0) -> Any:
-        """Call the manager with the caller's token. Raises what the manager raises."""
+    async def act(
+        self,
+        member: str,
+        signature: str = "",
+        *values: object,
+        timeout_s: float = 30.0,
+        plain: bool = False,
+    ) -> Any:
+        """Call the manager with the caller's token; its result, from JSON unless it is `plain` text.
+
+        Raises what the manager raises.
+        """
         from dbus_fast import Variant
 
         arguments = [Variant(kind, value) for kind, value in zip(signature, values, strict=True)]
-        return await self.context.manager.act(self.token, self.peer, member, *arguments, timeout_s=timeout_s)
+        return await self.context.manager.act(
+            self.token, self.peer, member, *arguments, timeout_s=timeout_s, plain=plain
+        )
 
 
 Handler = Callable[[Call], Coroutine[Any, Any, web.StreamResponse]]

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from tenement import __version__
-from tenement.client import Client, Objects
+from tenement.client import INTERFACE, Client, Objects
 from tenement.errors import (
     DBUS_PREFIX,
+    Denied,
     Internal,
     InvalidName,
     TenementError,
@@ -128,6 +129,76 @@ class Remote(Client):
     async def version(self) -> str:
         """See Client.version."""
         return str((await self._object("GET", "/api/version")).get("version"))
+
+    async def deploy(self, service: str, id_: str, weight: int, timeout_s: float) -> None:
+        """See Client.deploy."""
+        body = {"service": service, "id": id_, "weight": weight, "timeout": timeout_s}
+        await self._ask("POST", "/api/deploy", body)
+
+    async def route(self, service: str, from_id: str, to_id: str) -> None:
+        """See Client.route."""
+        await self._ask("POST", "/api/route", {"service": service, "from": from_id, "to": to_id})
+
+    async def roll_out(
+        self, selector: str, release: str, *, canary: str, batch: int, pause_after: str
+    ) -> None:
+        """See Client.roll_out."""
+        body = {
+            "selector": selector,
+            "release": release,
+            "canary": canary,
+            "batch": batch,
+            "pause_after": pause_after,
+        }
+        await self._ask("POST", "/api/rollouts", body)
+
+    async def roll_back(self, service: str) -> None:
+        """See Client.roll_back."""
+        await self._ask("POST", f"/api/rollouts/{service}/rollback")
+
+    async def resume_rollout(self, service: str) -> None:
+        """See Client.resume_rollout."""
+        await self._ask("POST", f"/api/rollouts/{service}/resume")
+
+    async def abort_rollout(self, service: str) -> None:
+        """See Client.abort_rollout."""
+        await self._ask("POST", f"/api/rollouts/{service}/abort")
+
+    async def unpin(self, service: str, id_: str) -> None:
+        """See Client.unpin."""
+        await self._ask("POST", f"/api/instances/{service}:{id_}/unpin")
+
+    async def rollout_status(self, service: str) -> dict[str, Any]:
+        """See Client.rollout_status."""
+        return await self._object("GET", f"/api/rollouts/{service}")
+
+    async def tls_status(self) -> dict[str, Any]:
+        """See Client.tls_status."""
+        return await self._object("GET", "/api/tls/status")
+
+    async def add_domain(self, service: str, id_: str, domain: str) -> str:
+        """See Client.add_domain."""
+        body = {"tenant": f"{service}:{id_}", "domain": domain}
+        return str((await self._object("POST", "/api/domains", body)).get("domain"))
+
+    async def remove_domain(self, domain: str) -> None:
+        """See Client.remove_domain."""
+        await self._ask("DELETE", f"/api/domains/{quote(domain, safe='')}")
+
+    async def domains(self, selector: str = "") -> Any:
+        """See Client.domains."""
+        return await self._list(f"/api/domains?{urlencode({'selector': selector})}")
+
+    async def _call(
+        self,
+        member: str,
+        signature: str,
+        *arguments: object,
+        interface: str = INTERFACE,
+        timeout_s: float = 0.0,
+    ) -> Any:
+        """Refuses what HTTP does not offer."""
+        raise Denied(f"{member} is not offered over HTTP: run this on the server itself")
 
     async def usage(self) -> Objects:
         """See Client.usage."""

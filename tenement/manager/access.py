@@ -54,8 +54,10 @@ _CHANGE: Final = Right(Need.ADMIN, changes=True)
 _OWN: Final = Right(Need.OWN)
 
 RIGHTS: Final[Mapping[str, Right]] = {
+    "AbortRollout": _CHANGE,
     "AddDomain": _CHANGE,
     "CreateToken": _CHANGE,
+    "Deploy": _CHANGE,
     "Disable": _CHANGE,
     "Enable": _CHANGE,
     "Events": _READ,
@@ -68,7 +70,12 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "Remove": _CHANGE,
     "RemoveDomain": _CHANGE,
     "Restart": _CHANGE,
+    "ResumeRollout": _CHANGE,
     "RevokeToken": _CHANGE,
+    "RollBack": _CHANGE,
+    "RollOut": _CHANGE,
+    "RolloutStatus": _READ,
+    "Route": _CHANGE,
     "Services": _READ,
     "SetWeight": _CHANGE,
     "Spawn": _CHANGE,
@@ -76,6 +83,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "Stop": _CHANGE,
     "Storage": _OWN,
     "TlsStatus": _READ,
+    "Unpin": _CHANGE,
     "Usage": _READ,
 }
 """The methods of dev.tenement.Manager1 that Act passes on; any other is refused."""
@@ -235,6 +243,11 @@ class Access:
         ]
 
 
+_OF_TENANTS: Final = frozenset(
+    ("AddDomain", "Deploy", "Disable", "Enable", "Remove", "Restart", "SetWeight", "Spawn", "Stop", "Unpin")
+)
+"""Methods that change something and whose first two arguments name a tenant."""
+
 _TOKENS_MAX: Final = 10_000
 
 
@@ -247,7 +260,7 @@ def _allows(token: Token, need: Need, values: list[Any]) -> bool:
 
 
 def _names_tenant(member: str) -> bool:
-    return member in ("Spawn", "Stop", "Restart", "Remove", "Enable", "Disable", "SetWeight")
+    return member in _OF_TENANTS
 
 
 def _told(member: str, values: list[Any]) -> list[Any]:

@@ -83,5 +83,6 @@ def methods(manager: Manager) -> list[Method]:
         *tls_interface.methods(manager.certificates),
         *web.methods(manager.web),
     ]
+    manager.web.tls_status = manager.certificates.status
     manager.web.access.offer({method.name: method for method in offered})
     return offered

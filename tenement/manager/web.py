@@ -47,6 +47,7 @@ class Web:
         self._streams = LogStreams()
         self.events = Events(self._describe)
         self.access = Access(tokens, self.events, self._streams, self)
+        self.tls_status: Callable[[], str] = lambda: "{}"
 
     async def close(self) -> None:
         """End every stream and measurement."""
@@ -155,6 +156,11 @@ class Web:
         """The numbers for /metrics, as a JSON object."""
         document = self._measurements.document(self._supervisor.config, self._supervisor.tenants.values())
         document["disk_bytes"] = self._disk_use.known()
+        document["certificates"] = {
+            each["name"]: each["expires_at"]
+            for each in json.loads(self.tls_status()).get("names", ())
+            if each.get("expires_at")
+        }
         return json.dumps(document)
 
     def _select(self, service: str, states: str, search: str) -> list[Tenant]:

@@ -167,7 +167,7 @@ def test_a_page_of_a_tenant_cannot_use_the_session(
     assert state_of(page, name) == "running"
 
 
-PAGES = ("/", "/tenants", "/tenants/{}", "/services", "/events")
+PAGES = ("/", "/tenants", "/tenants/{}", "/services", "/certificates", "/events")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -34,7 +34,7 @@ class FakeManager:
             raise Unauthorized("no")
         return TOKENS[token]
 
-    async def act(self, token: str, peer: str, member: str, *arguments: Any, timeout_s: float = 0) -> Any:
+    async def act(self, token: str, peer: str, member: str, *arguments: Any, **_: Any) -> Any:
         self.calls.append((member, [each.value for each in arguments]))
         return {"Find": {"total": 0, "tenants": []}}.get(member, [])
 

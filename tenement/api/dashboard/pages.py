@@ -13,7 +13,7 @@ from tenement.api.dashboard import live, view
 from tenement.api.dashboard.figures import bar, memory_figures
 from tenement.api.operation import Call, Handler, Need, Operation
 from tenement.api.problems import Refusal
-from tenement.errors import Denied, TenementError, Unauthorized
+from tenement.errors import Denied, NotFound, TenementError, Unauthorized
 
 _PAGE_SIZE: Final = 50
 _EVENTS: Final = 12
@@ -200,15 +200,33 @@ async def act(call: Call) -> web.StreamResponse:
 async def services(call: Call) -> web.StreamResponse:
     """The services, and how requests for each divide over its tenants."""
     found = await call.act("Services")
-    weights = {}
+    weights, rollouts = {}, {}
     for each in found:
+        rollouts[each["service"]] = await _rollout(call, each["service"])
         page_of = await call.act("Find", "ssssuu", each["service"], "", "", "tenant", 25, 0)
         heavy = [entry for entry in page_of["tenants"] if entry["enabled"]]
         sum_ = sum(entry["weight"] for entry in heavy)
         weights[each["service"]] = [
             (entry, round(100 * entry["weight"] / sum_, 1) if sum_ else 0.0) for entry in heavy
         ]
-    return view.render(call.request, "services.html", call.token, services=found, weights=weights)
+    return view.render(
+        call.request, "services.html", call.token, services=found, weights=weights, rollouts=rollouts
+    )
+
+
+@page
+async def certificates(call: Call) -> web.StreamResponse:
+    """Names and their certificates."""
+    found = await call.act("TlsStatus")
+    return view.render(call.request, "certificates.html", call.token, tls=found)
+
+
+async def _rollout(call: Call, service: str) -> dict[str, Any] | None:
+    try:
+        found = await call.act("RolloutStatus", "s", service)
+    except NotFound:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @page
@@ -261,6 +279,7 @@ OPERATIONS: Final = (
     _page("GET", "/tenants/{tenant}/live", page(live.tenant)),
     _page("POST", "/tenants/{tenant}/{action}", act),
     _page("GET", "/services", services),
+    _page("GET", "/certificates", certificates),
     _page("GET", "/events", events),
     _page("GET", "/static/{file}", static, Need.PUBLIC),
 )

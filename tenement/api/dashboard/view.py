@@ -27,12 +27,21 @@ GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """States as people group them: what each group is called, and which states it has."""
 
 _DEEDS: Final = {
+    "AbortRollout": "ended the rollout of",
+    "AddDomain": "gave a domain to",
     "CreateToken": "made a token:",
+    "Deploy": "deployed",
     "Disable": "disabled",
     "Enable": "enabled",
     "OpenSession": "logged in",
     "Reload": "had the configuration read again",
     "Remove": "removed",
+    "RemoveDomain": "removed the domain",
+    "ResumeRollout": "resumed the rollout of",
+    "RollBack": "began to roll back",
+    "RollOut": "began the rollout of",
+    "Route": "moved the requests of",
+    "Unpin": "unpinned",
     "Restart": "restarted",
     "RevokeToken": "revoked the token",
     "SetWeight": "set the weight of",
