@@ -15,6 +15,7 @@ from tenement.errors import (
     TenementError,
 )
 from tests.unit.proxy.harness import (
+    WAIT_S,
     App,
     Conversation,
     Site,
@@ -422,7 +423,7 @@ async def test_the_apps_connection_closes_when_its_client_leaves(here: Site):
     client.send(get())
     await client.head()
     client.reset()
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), WAIT_S)
     await eventually(lambda: bool(here.manager.released))
 
 
@@ -441,7 +442,7 @@ async def test_a_silent_stream_ends_soon_after_its_client_closed(here: Site):
     client.send(get())
     await client.head()
     client.shut()  # all that a killed client's kernel sends
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), WAIT_S)
 
 
 @at_a_site()

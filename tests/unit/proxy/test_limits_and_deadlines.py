@@ -61,7 +61,7 @@ async def test_a_body_that_trickles_is_given_up(here: Site):
     await eventually(lambda: seen == [b"x"])
 
 
-@at_a_site(body_window_s=0.1, body_window_bytes=10)
+@at_a_site(body_window_s=0.5, body_window_bytes=10)
 async def test_an_honest_slow_upload_goes_on(here: Site):
     async def script(app: Conversation) -> None:
         head = await app.head()
@@ -73,15 +73,15 @@ async def test_an_honest_slow_upload_goes_on(here: Site):
     client.send(get(b"/", b"Content-Length: 400", method=b"POST"))
     for _ in range(20):
         client.send(b"x" * 20)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.06)
     assert (await client.answer())[1] == b"hello"
 
 
-@at_a_site(body_window_s=0.05, body_window_bytes=10, write_high_bytes=1000, write_low_bytes=100)
+@at_a_site(body_window_s=0.5, body_window_bytes=10, write_high_bytes=1000, write_low_bytes=100)
 async def test_a_client_held_back_by_a_slow_app_is_not_blamed(here: Site):
     async def script(app: Conversation) -> None:
         head = await app.head()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.2)
         await app.exactly(content_length(head))
         app.send(ok())
 

@@ -1,6 +1,7 @@
 """Bodies flow as they come, and the slower side sets the pace."""
 
 import asyncio
+from statistics import median
 from time import monotonic
 
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, content_length, eventually, get, ok
@@ -204,8 +205,10 @@ async def test_separate_writes_of_head_and_body_do_not_wait_for_a_delayed_acknow
     client = await here.client()
     client.send(get())
     await client.answer()
-    began = monotonic()
-    for _ in range(20):
+    durations_s = []
+    for _ in range(21):
+        began = monotonic()
         client.send(get())
         assert (await client.answer())[1] == b"hello"
-    assert monotonic() - began < 20 * 0.02
+        durations_s.append(monotonic() - began)
+    assert median(durations_s) < 0.03
