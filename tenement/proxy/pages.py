@@ -84,16 +84,11 @@ class Pages:
         end behind it, and `added`, each with one in front. A `body` of one's own needs a Content-Type there.
         """
         kind = ""
-        if body is not None:
-            pass
-        elif "text/html" in accept:
-            kind, body = (
-                "text/html; charset=utf-8",
-                self._html[status].replace(_ID, request_id.decode()).encode(),
-            )
-        else:
-            kind = "application/json"
-            body = _as_json(status, detail, request_id)
+        if body is None and "text/html" in accept:
+            kind = "text/html; charset=utf-8"
+            body = self._html[status].replace(_ID, request_id.decode()).encode()
+        elif body is None:
+            kind, body = "application/json", _as_json(status, detail, request_id)
         fields = (added[2:] + b"\r\n" if added else b"") + fields
         return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head, fields)
 

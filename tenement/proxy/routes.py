@@ -42,7 +42,7 @@ class TenantEntry(msgspec.Struct, frozen=True):
 
 
 class TlsPolicy(msgspec.Struct, frozen=True):
-    """How TLS is served. `default` is the certificate for clients that name no host; `hsts_s` 0: no HSTS."""
+    """How TLS is served. `default` is the host meant by clients that name none; `hsts_s` 0: no HSTS."""
 
     enabled: bool = False
     default: str | None = None
