@@ -144,6 +144,9 @@ def slice_unit(
     ports = [[_IPV4, _TCP, PORT_COUNT, FIRST_PORT]] if service.listen == "port" else []
     return [
         Property("Description", "s", f"Tenants of {service.name}"),
+        # For /metrics; on the slice, where it costs nothing per start.
+        Property("IOAccounting", "b", True),
+        Property("IPAccounting", "b", True),
         *_replaced("IPAddressDeny", "a(iayu)", [_network(text) for text in (*_CLOSED, *own_addresses)]),
         *_replaced("IPAddressAllow", "a(iayu)", [_network(text) for text in allowed]),
         *_replaced("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
