@@ -31,7 +31,10 @@ class Handshakes:
     def add(self, connection: "TlsConnection") -> None:
         """One more begins."""
         if len(self._under_way) >= self._limit:
-            next(iter(self._under_way)).abort()
+            oldest = next(iter(self._under_way))
+            # Now, and not when TCP says so: the next one must end another.
+            del self._under_way[oldest]
+            oldest.abort()
         self._under_way[connection] = None
         self._none_left.clear()
 

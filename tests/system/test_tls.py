@@ -7,6 +7,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import pytest
 
@@ -225,41 +226,57 @@ def test_a_name_that_cannot_be_had_says_why_and_waits(box: Box, acme: Acme) -> N
         box.run(f"ten domain rm {name}")
 
 
-def test_a_renewal_is_served_at_once_and_breaks_nothing(box: Box, acme: Acme) -> None:
-    stop = threading.Event()
-    failures: list[object] = []
-    served: set[str] = set()
-    handshakes = 0
+class Load:
+    """Handshakes for a name, one after the other from each of two threads. `served` has the serials seen."""
 
-    def load() -> None:
-        nonlocal handshakes
-        while not stop.is_set():
+    def __init__(self, acme: Acme, name: str) -> None:
+        self._acme, self._name = acme, name
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
+        self.failures: list[Exception] = []
+        self.served: list[str] = []
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
             try:
-                served.add(acme.serial(ALICE))
-                handshakes += 1
+                self.served.append(self._acme.serial(self._name))
             except OSError as error:
-                failures.append(error)
+                self.failures.append(error)
 
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_a_renewal_is_served_at_once_and_breaks_nothing(box: Box, acme: Acme) -> None:
     before = acme.serial(ALICE)
     with acme.connect(ALICE) as long_lived:
         head = f"POST /notes HTTP/1.1\r\nHost: {ALICE}\r\nContent-Length: 6\r\n\r\nab"
         long_lived.sendall(head.encode())
-        threads = [threading.Thread(target=load) for _ in range(2)]
-        for thread in threads:
-            thread.start()
         # As certbot.timer has it.
         renew = f"certbot -q renew --force-renewal --no-random-sleep-on-renew --cert-name tenement-{ALICE}"
-        box.run(renew, timeout_s=60)
-        renewed = acme.serial(ALICE)
-        stop.set()
-        for thread in threads:
-            thread.join(20)
+        with Load(acme, ALICE) as load:
+            box.run(renew, timeout_s=60)
+            renewed = acme.serial(ALICE)
         long_lived.sendall(b"cdef")
         assert long_lived.recv(4096).startswith(b"HTTP/1.1 2")
     assert renewed != before
-    assert not failures
-    assert handshakes > 20
-    assert served <= {before, renewed}
+    assert not load.failures
+    assert len(load.served) > 20
+    assert set(load.served) <= {before, renewed}
+
+
+def test_replacing_the_workers_fails_no_handshake(box: Box, acme: Acme) -> None:
+    with Load(acme, ALICE) as load:
+        box.run("systemctl start tenement-proxy-replace.service", timeout_s=90)
+    assert not load.failures
+    assert len(load.served) > 20
 
 
 def test_a_replaced_certificate_is_revoked(box: Box, acme: Acme) -> None:

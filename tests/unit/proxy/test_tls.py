@@ -5,7 +5,7 @@ import contextlib
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -274,24 +274,44 @@ async def test_what_is_no_tls_is_cut_off_at_once(secure: Secure):
     writer.close()
 
 
-@at_a_site()
-async def test_handshakes_are_bounded_in_number_and_time(here: Site):
-    handshakes = Handshakes(limit=2)
+@contextlib.asynccontextmanager
+async def listening(
+    handshakes: Handshakes, timeout_s: float
+) -> AsyncIterator[Callable[[], Awaitable[Conversation]]]:
+    """A server that only ever shakes hands; gives what connects to it and says nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: TlsConnection(context, handshakes, asyncio.Protocol, timeout_s=0.3), "127.0.0.1", 0
+    server = await asyncio.get_running_loop().create_server(
+        lambda: TlsConnection(context, handshakes, asyncio.Protocol, timeout_s), "127.0.0.1", 0
     )
-    address = server.sockets[0].getsockname()
-    clients = []
-    for _ in range(3):
-        clients.append(await asyncio.open_connection(*address))
-        await asyncio.sleep(0)
-    with contextlib.suppress(ConnectionError):
-        assert await asyncio.wait_for(clients[0][0].read(), 5) == b""
-    for reader, writer in clients[1:]:
-        with contextlib.suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
-        writer.close()
-    await asyncio.wait_for(handshakes.over(), 5)
-    server.close()
+    clients: list[Conversation] = []
+
+    async def connect() -> Conversation:
+        clients.append(Conversation(*await asyncio.open_connection(*server.sockets[0].getsockname())))
+        return clients[-1]
+
+    try:
+        yield connect
+    finally:
+        for client in clients:
+            client.close()
+        server.close()
+
+
+@at_a_site()
+async def test_one_handshake_too_many_ends_the_oldest(here: Site):
+    handshakes = Handshakes(limit=2)
+    async with listening(handshakes, timeout_s=60.0) as connect:
+        clients = [await connect() for _ in range(4)]
+        for client in clients[:2]:
+            assert await client.rest() == b""
+        for client in clients[2:]:
+            client.close()
+        await asyncio.wait_for(handshakes.over(), 5)
+
+
+@at_a_site()
+async def test_a_handshake_that_stalls_is_cut(here: Site):
+    handshakes = Handshakes()
+    async with listening(handshakes, timeout_s=0.1) as connect:
+        assert await (await connect()).rest() == b""
+        await asyncio.wait_for(handshakes.over(), 5)
