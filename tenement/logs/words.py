@@ -38,7 +38,7 @@ class Words:
     @cached_property
     def needle(self) -> bytes:
         """Lower-case bytes that are in each matching message in lower case; b"" if none are known."""
-        runs = [run for part in self.parts for run in _ASCII_RUN.findall(part.lower())]
+        runs = [run.lower() for part in self.parts for run in _ASCII_RUN.findall(part)]
         return max(runs, key=len, default="").encode()
 
     def match(self, message: bytes) -> bool:
