@@ -130,7 +130,7 @@ class Box:
     def _nspawn(self) -> list[str]:
         return [
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--notify-ready=yes"),
-            *("--private-network", "--capability=all", "--system-call-filter=bpf @keyring"),
+            *("--private-network", "--capability=all", "--system-call-filter=bpf @keyring @sandbox"),
             *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
             *(f"--machine={self.name}", "--hostname=box", f"--directory={self.root}"),
             f"--bind-ro={SOURCE}:/src",
