@@ -20,10 +20,10 @@ def test_a_slow_download_keeps_its_tenant_awake_to_the_last_byte(box: Box, tenan
     app = Tenant(box, tenant("drip"))
     box.run(["ten", "spawn", app.name])
     connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=30)
-    connection.request("GET", "/drip?8000&8", headers={"Host": app.host})
+    connection.request("GET", "/drip?5000&5", headers={"Host": app.host})
     body = connection.getresponse().read()
     ended = time.monotonic()
-    assert body == b"".join(b"%09d\n" % number * 10 for number in range(80))
+    assert body == b"".join(b"%09d\n" % number * 10 for number in range(50))
     app.wait("stopping", *ASLEEP)
     # The proxy holds the lease for a second more.
     assert 2 <= time.monotonic() - ended < 5
@@ -55,14 +55,14 @@ def test_an_open_websocket_keeps_its_tenant_from_freezing_and_stopping(box: Box,
     app = Tenant(box, tenant("push"))
     box.run(["ten", "spawn", app.name])
     began = time.monotonic()
-    socket = WebSocket(app.host, "/push?10")
+    socket = WebSocket(app.host, "/push?6")
     states = set()
-    while time.monotonic() - began < 9.5:
+    while time.monotonic() - began < 5.5:
         states.add(app.state())
         time.sleep(0.25)
     assert states == {"running"}
     assert socket.stream.read(8) == b"\x81\x06pushed"
-    assert 10 <= time.monotonic() - began < 10.3
+    assert 6 <= time.monotonic() - began < 6.5
     socket.close()
     app.wait("frozen")
     app.wait(*ASLEEP)

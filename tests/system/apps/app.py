@@ -19,7 +19,7 @@ It answers any path with the SHA-256 of the request's content and a count of req
     /push?S          a WebSocket: a message "pushed" after S seconds, then echoes lengths until it is closed
     /exit?N          exit with status N instead of answering
     /connect?PATH    the name of the error of connecting to that unix socket; "" if it worked
-    /hang            /up answers no more
+    /ail             from now on /up answers 500
 
 Standard library, and little of it: tests wait for its start.
 """
@@ -45,7 +45,7 @@ class App:
         self.listener = listener
         self.lock = threading.Lock()
         self.count = 0
-        self.hangs = False
+        self.ails = False
         self.sick_until = time.monotonic() + float(SETTINGS.get("SICK_S", 0))
         self.ending = threading.Event()
 
@@ -98,8 +98,8 @@ class App:
                 os._exit(int(query))
             case "/connect":
                 send(connection, 200, connect(query))
-            case "/hang":
-                self.hangs = True
+            case "/ail":
+                self.ails = True
                 send(connection, 200, "")
             case _:
                 if path == "/slow":
@@ -109,10 +109,9 @@ class App:
 
     def up(self, connection: socket.socket) -> None:
         """Answer the health check."""
-        if self.hangs:
-            time.sleep(3600)
         sick = time.monotonic() < self.sick_until
-        send(connection, 503 if sick else int(SETTINGS.get("UP_STATUS", 200)), "")
+        well = 500 if self.ails else int(SETTINGS.get("UP_STATUS", 200))
+        send(connection, 503 if sick else well, "")
 
     def echo(
         self, connection: socket.socket, stream: BufferedReader, fields: dict[str, str], target: str
