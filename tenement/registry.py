@@ -12,10 +12,10 @@ from typing import Final, Self
 
 from tenement.errors import AlreadyExists, Internal, NotFound
 from tenement.names import TenantName
-from tenement.tls.records import SCHEMA as TLS
-from tenement.tls.records import TlsRecords
 from tenement.releases import SCHEMA as RELEASES
 from tenement.releases import ReleaseStore
+from tenement.tls.records import SCHEMA as TLS
+from tenement.tls.records import TlsRecords
 from tenement.tokens import SCHEMA as TOKENS
 from tenement.tokens import TokenStore
 

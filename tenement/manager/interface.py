@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from tenement.manager import deploy, rollout, web
-from tenement.manager import tls_interface
+from tenement.manager import deploy, rollout, tls_interface, web
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.manager import Manager
 

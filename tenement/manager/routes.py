@@ -34,9 +34,7 @@ def service_route(service: Service) -> dict[str, Any]:
     }
 
 
-def document(
-    config: Config, tenants: Iterable[Tenant], domains: Mapping[str, TenantName]
-) -> dict[str, Any]:
+def document(config: Config, tenants: Iterable[Tenant], domains: Mapping[str, TenantName]) -> dict[str, Any]:
     """The complete table; `domains` are the customers' own."""
     return {
         "domains": list(config.settings.domains),

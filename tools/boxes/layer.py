@@ -34,7 +34,7 @@ SERVER_PACKAGES = (
 )
 # Runtimes and servers that tenants, and tests of them, use inside the box.
 APP_PACKAGES = ("nodejs", "openssl", "pebble")
-# An ACME server needs a name server to ask, and a plugin to write to it; and somebody has to look at the result.
+# An ACME server needs a name server to ask, and a plugin that writes to it; sslscan looks at the result.
 TLS_PACKAGES = ("knot", "python3-certbot-dns-rfc2136", "sslscan")
 # Tests run it themselves.
 MASKED = ("knot.service",)
