@@ -3,7 +3,7 @@
 import hashlib
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from tenement.errors import TenementError, Unauthorized
 
 _SETTINGS_FRESH_S: Final = 5.0
 _FAILURE_RATE_RPS, _FAILURE_BURST = 1.0, 300.0
+_HISTORIES_MAX, _HISTORY_POINTS = 200, 90
 _GOOD_MAX: Final = 1000
 _TOKEN_RATE_RPS, _TOKEN_BURST = 100.0, 400.0
 _NO_SETTINGS: Final[dict[str, Any]] = {"dashboard": True, "metrics_allow": [], "domains": []}
@@ -31,8 +32,17 @@ class Context:
         self.failures = Throttle(_FAILURE_RATE_RPS, _FAILURE_BURST)
         self.requests = Throttle(_TOKEN_RATE_RPS, _TOKEN_BURST)
         self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._histories: OrderedDict[str, deque[dict[str, Any]]] = OrderedDict()
         self._settings = _NO_SETTINGS
         self._settings_at = 0.0
+
+    def history(self, tenant: str) -> deque[dict[str, Any]]:
+        """What pages saw lately of what a tenant uses; of very many tenants the oldest is forgotten."""
+        if tenant not in self._histories:
+            self._histories[tenant] = deque(maxlen=_HISTORY_POINTS)
+            if len(self._histories) > _HISTORIES_MAX:
+                self._histories.popitem(last=False)
+        return self._histories[tenant]
 
     async def verify(self, token: str, peer: str) -> dict[str, Any]:
         """What the token is. Raises Unauthorized, or Refusal after too many bad ones from this address."""

@@ -61,7 +61,12 @@ def test_users_have_no_shell_and_configuration_is_closed_to_others(box: Box) -> 
 
 
 @pytest.mark.parametrize(
-    ("unit", "limit"), [("tenement-manager.service", 3.5), ("tenement-proxy@1.service", 1.5)]
+    ("unit", "limit"),
+    [
+        ("tenement-api.service", 1.5),
+        ("tenement-manager.service", 3.5),
+        ("tenement-proxy@1.service", 1.5),
+    ],
 )
 def test_own_services_are_sandboxed(box: Box, unit: str, limit: float) -> None:
     verdict = box.run(f"systemd-analyze security --no-pager {unit} | tail -n 1").stdout

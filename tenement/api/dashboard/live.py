@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
@@ -17,6 +18,7 @@ from tenement.names import service_slice
 
 _COUNTS_S: Final = 1.0
 _USAGE_S: Final = 2.0
+_HISTORY_S: Final = 300.0
 _LINES: Final = 200
 _NOT_COUNTED: Final = 2**64 - 1
 
@@ -47,7 +49,7 @@ def change_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tenant": document.get("tenant"),
         "state": state,
-        "group": view.group_of(state),
+        "group": "sick" if document.get("health") in view.SICK else view.group_of(state),
         "reason": document.get("reason") or "",
         "since": document.get("since"),
         "health": document.get("health") or "",
@@ -106,8 +108,14 @@ async def _count(call: Call, events: EventStream, changed: asyncio.Event) -> Non
 
 
 async def _measure(call: Call, events: EventStream) -> None:
+    # What pages of this tenant saw in the last minutes, so that a new one does not begin with empty lines.
+    history = call.context.history(str(call.name))
+    for each in list(history):
+        if time.time() - each["time"] < _HISTORY_S:
+            await events.send("usage", each)
     while True:
         found = await call.act("Usage", "s", str(call.name))
+        history.append(found[0])
         await events.send("usage", found[0])
         await asyncio.sleep(_USAGE_S)
 

@@ -18,6 +18,8 @@ from tenement.errors import Denied, NotFound, TenementError, Unauthorized
 _PAGE_SIZE: Final = 50
 _EVENTS: Final = 12
 _ACTION_TIMEOUT_S: Final = 600.0
+# Versions side by side are few; a service with more tenants than this is reached by their own hosts.
+_SHARES_MAX: Final = 25
 _STATIC: Final = Path(__file__).parents[1] / "static"
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _ACTIONS: Final = {
@@ -203,14 +205,20 @@ async def services(call: Call) -> web.StreamResponse:
     weights, rollouts = {}, {}
     for each in found:
         rollouts[each["service"]] = await _rollout(call, each["service"])
-        page_of = await call.act("Find", "ssssuu", each["service"], "", "", "tenant", 25, 0)
+        page_of = await call.act("Find", "ssssuu", each["service"], "", "", "tenant", _SHARES_MAX, 0)
         heavy = [entry for entry in page_of["tenants"] if entry["enabled"]]
         sum_ = sum(entry["weight"] for entry in heavy)
         weights[each["service"]] = [
             (entry, round(100 * entry["weight"] / sum_, 1) if sum_ else 0.0) for entry in heavy
         ]
     return view.render(
-        call.request, "services.html", call.token, services=found, weights=weights, rollouts=rollouts
+        call.request,
+        "services.html",
+        call.token,
+        services=found,
+        weights=weights,
+        rollouts=rollouts,
+        most=_SHARES_MAX,
     )
 
 

@@ -51,6 +51,10 @@ _DEEDS: Final = {
 _GROUP_OF: Final = {state: group for group, (_, states) in GROUPS.items() for state in states}
 
 
+SICK: Final = ("degraded", "unhealthy")
+"""Health of tenants that run and are not well."""
+
+
 def group_of(state: str) -> str:
     """The group of a state; "gone" for a tenant that is no more."""
     return _GROUP_OF.get(state, "gone")

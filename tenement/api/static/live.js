@@ -5,6 +5,7 @@ const GROUPS = ["awake", "frozen", "asleep", "sick", "disabled"];
 const SVG = "http://www.w3.org/2000/svg";
 const LINES_MAX = 2000;
 const POINTS_MAX = 90;
+const POINTS_LEAST = 15;
 
 function ago(since) {
   const seconds = Math.max(0, Date.now() / 1000 - since);
@@ -134,7 +135,11 @@ function showUsage(usage) {
     const cpu = counted ? Math.max(0, usage.cpu_usec - previous.cpu_usec) / span / 1e4 : 0;
     draw("cpu", cpu, counted ? `${cpu.toFixed(1)} %` : "none");
   }
-  draw("memory", usage.memory_bytes ?? 0, usage.memory_bytes === null ? "not counted" : bytes(usage.memory_bytes));
+  if (usage.memory_bytes === null) {
+    document.querySelector('[data-spark="memory"] [data-value]').textContent = "not counted";
+  } else {
+    draw("memory", usage.memory_bytes, bytes(usage.memory_bytes));
+  }
   previous = usage;
 }
 
@@ -146,7 +151,7 @@ function draw(key, value, text) {
   all.push(value);
   if (all.length > POINTS_MAX) all.shift();
   const top = Math.max(...all, 1e-9);
-  const step = 120 / (POINTS_MAX - 1);
+  const step = 120 / (Math.max(all.length, POINTS_LEAST) - 1);
   const start = 120 - (all.length - 1) * step;
   const path = all.map((each, i) => `${(start + i * step).toFixed(1)},${(31 - (29 * each) / top).toFixed(1)}`).join(" ");
   figure.querySelector(".line").setAttribute("points", path);
@@ -277,6 +282,8 @@ if (body.dataset.live) {
   source.addEventListener("open", () => {
     showLink(true);
     if (log) emptyLog();
+    for (const all of Object.values(points)) all.length = 0;
+    previous = null;
   });
   source.addEventListener("error", () => showLink(false));
   on("tenant", showTenant);
