@@ -36,6 +36,9 @@ _UNLIMITED: Final = 2**64 - 1
 _MB: Final = 1024 * 1024
 _ADDRESS_FAMILIES: Final = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]
 _IPV4, _IPV6, _TCP, _UDP = 2, 10, 6, 17
+# What gives up rights, see _SCOPE. Older versions of systemd have no group for them.
+_LANDLOCK_CALLS: Final = ("landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self")
+_RISKY_CALLS: Final = ("io_uring_enter", "io_uring_register", "io_uring_setup", "userfaultfd")
 _CLOSED: Final = (
     "127.0.0.0/8",
     "::1/128",
@@ -259,6 +262,8 @@ def _limits(service: Service) -> list[Property]:
         Property("CPUQuotaPerSecUSec", "t", service.cpu_quota * 10_000 or _UNLIMITED),
         Property("IOWeight", "t", service.io_weight),
         Property("TasksMax", "t", service.tasks_max),
+        # The same once more, for kernels without the pids controller: the user is the tenant's alone.
+        Property("LimitNPROC", "t", service.tasks_max),
         Property("LimitNOFILE", "t", service.open_files),
         Property("LimitCORE", "t", 0),
     ]
@@ -312,7 +317,12 @@ def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version
         Property("PrivateTmp", "b", True),
         Property("PrivateDevices", "b", True),
         Property("DevicePolicy", "s", "closed"),
-        Property("TemporaryFileSystem", "a(ss)", [["/run", "ro,mode=0755"]]),
+        # PrivateDevices= leaves the host's shared memory, with the names that others use in it.
+        Property(
+            "TemporaryFileSystem",
+            "a(ss)",
+            [["/run", "ro,mode=0755"], ["/dev/shm", "mode=1777,nosuid,nodev,noexec"]],
+        ),
         Property("BindReadOnlyPaths", "a(ssbt)", [[path, path, True, 0] for path in bound]),
         # Other processes, users, IPC and keys: out of sight.
         Property("PrivateUsers", "b", True),
@@ -341,8 +351,9 @@ def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version
         Property("SystemCallArchitectures", "as", ["native"]),
         # Answer EPERM: Node is killed at start otherwise, and so is any app that calls nice(2).
         Property("SystemCallErrorNumber", "i", 1),
-        Property("SystemCallFilter", "(bas)", [True, ["@system-service"]]),
-        Property("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources"]]),
+        Property("SystemCallFilter", "(bas)", [True, ["@system-service", *_LANDLOCK_CALLS]]),
+        # The others are what many attacks on the kernel begin with; apps that would use them do without.
+        Property("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources", *_RISKY_CALLS]]),
         # Node asks AF_NETLINK for the network interfaces; AF_VSOCK, the way to the hypervisor, stays closed.
         Property("RestrictAddressFamilies", "(bas)", [True, _ADDRESS_FAMILIES]),
         Property("PrivateNetwork", "b", service.network == "none"),

@@ -27,6 +27,7 @@ from tenement.manager.readiness import (
     Probe,
     wait_until_ready,
 )
+from tenement.manager.storage import hide_names
 from tenement.manager.verdict import Facts
 from tenement.names import TenantName, service_slice
 from tenement.systemd import SERVICE, Systemd, SystemdError
@@ -291,6 +292,7 @@ class Units:
         await asyncio.shield(task)
 
     async def _make_slice(self, service: Service) -> None:
+        hide_names(service.name)
         properties = slice_properties(service, self._own_addresses())
         try:
             job = await self._systemd.start_transient(service_slice(service.name), properties)

@@ -25,6 +25,9 @@ REBOOTED = 133
 # All namespaces, and root and working directory: options of nsenter(1).
 NAMESPACES = ("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")
 
+# systemd in the box needs BPF and keys; programs may give up rights by Landlock.
+OUTER_FILTER = "bpf @keyring landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+
 
 def cgroup2_root() -> Path:
     """Find where cgroup v2 is mounted."""
@@ -130,7 +133,7 @@ class Box:
     def _nspawn(self) -> list[str]:
         return [
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--notify-ready=yes"),
-            *("--private-network", "--capability=all", "--system-call-filter=bpf @keyring @sandbox"),
+            *("--private-network", "--capability=all", f"--system-call-filter={OUTER_FILTER}"),
             *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
             *(f"--machine={self.name}", "--hostname=box", f"--directory={self.root}"),
             f"--bind-ro={SOURCE}:/src",
