@@ -182,14 +182,16 @@ def test_logs_of_a_service_or_of_all_hold_every_tenant(box: Box, tenant: NewTena
     assert set(names) <= {json.loads(line).get("TENANT") for line in logs.splitlines()}
 
 
-def test_ps_answers_within_a_quarter_of_a_second(box: Box) -> None:
-    def once() -> float:
+def test_ps_costs_little_more_than_the_interpreter_and_its_event_loop(box: Box) -> None:
+    def once(command: str) -> float:
         began = time.monotonic()
-        box.run("ten ps")
+        box.run(command)
         return time.monotonic() - began
 
-    # The best of some: other tests' processes may be busy. It includes entering the box.
-    assert min(once() for _ in range(5)) < 0.25
+    # A quarter of a second on a quiet machine, where this import takes 60 ms. The best of some, taken in turns: other
+    # processes may be busy.
+    pairs = [(once("ten ps"), once("python3 -c 'import asyncio, ssl, inspect'")) for _ in range(7)]
+    assert min(ours for ours, _ in pairs) < 3 * min(theirs for _, theirs in pairs)
 
 
 def test_completion_and_manual_pages_are_installed(box: Box) -> None:
