@@ -21,7 +21,8 @@ from measuring import Target, children, remark
 WORK = Path("/srv/bench")
 TENANT = "bench:app"
 HOST = "app.bench.localhost"
-SECURE_HOST = "secure.bench.localhost"
+SECURE_HOST = "bench.test"
+"""Nobody gives certificates for localhost; TLS is not offered for it."""
 SOCKETS = "sockets:app"
 SOCKETS_HOST = "app.sockets.localhost"
 SOURCE_ADDRESS = "127.0.77.1"
@@ -30,6 +31,9 @@ _CERTIFICATE = WORK / "certificate.pem"
 _KEY = WORK / "key.pem"
 
 _CONFIG = f"""
+[routing.hosts]
+"{SECURE_HOST}" = "bench:app"
+
 [service.bench]
 command = "{WORK}/upstream"
 idle_timeout = 0
@@ -121,7 +125,7 @@ def prepare() -> None:
     """Build the app, make a certificate, and tell tenement of both."""
     here = Path(__file__).parent
     # What a run before this one left.
-    tenants = (TENANT, "bench:secure", SOCKETS)
+    tenants = (TENANT, SOCKETS)
     subprocess.run(["ten", "rm", "--purge", "-y", *tenants], check=False, capture_output=True)
     WORK.mkdir(exist_ok=True)
     WORK.chmod(0o755)
@@ -134,14 +138,17 @@ def prepare() -> None:
         *("-keyout", str(_KEY), "-out", str(_CERTIFICATE), "-days", "2", "-subj", f"/CN={SECURE_HOST}"),
         *("-addext", f"subjectAltName=DNS:{SECURE_HOST}"),
     )
+    hosts = Path("/etc/hosts")
+    if SECURE_HOST not in hosts.read_text():
+        hosts.write_text(f"{hosts.read_text()}127.0.0.1 {SECURE_HOST}\n")
     _run("ten", "reload")
     _run("ten", "spawn", *tenants)
 
 
-def tenement(workers: int = 1) -> Target:
-    """The first worker alone, or the first two. The others are stopped meanwhile."""
+def tenement(workers: int = 1, *, fresh: bool = False) -> Target:
+    """The first worker alone, or the first two. The others are stopped meanwhile. `fresh`: started anew."""
     units = [f"tenement-proxy@{number}.service" for number in range(1, (os.cpu_count() or 1) + 1)]
-    _run("systemctl", "start", *units[:workers])
+    _run("systemctl", "restart" if fresh else "start", *units[:workers])
     if units[workers:]:
         _run("systemctl", "stop", *units[workers:])
     pids = tuple(int(_run("systemctl", "show", "-P", "MainPID", unit)) for unit in units[:workers])

@@ -163,7 +163,8 @@ def test_websockets_large_fragmented_and_closed_with_a_code(site: Site) -> None:
 # --- Node
 
 NODE = """
-const http = require("http"), crypto = require("crypto"), assert = require("assert"), WebSocket = require("ws");
+const http = require("http"), crypto = require("crypto"), assert = require("assert");
+const WebSocket = require("ws");
 const [host] = process.argv.slice(1), url = `http://${host}`, body = crypto.randomBytes(3000000);
 const digest = crypto.createHash("sha256").update(body).digest("hex");
 const agent = new http.Agent({keepAlive: true, maxSockets: 2});
@@ -183,7 +184,7 @@ const core = (method, path, parts, headers) => new Promise((resolve, reject) => 
   for (let number = 0; number < 20; number++) {
     const expect = number % 2 ? {Expect: "100-continue"} : {};
     const told = JSON.parse((await core("POST", `/${number}?q=%20`, [body], expect)).text);
-    assert.deepStrictEqual([told.target, told.length, told.digest], [`/${number}?q=%20`, body.length, digest]);
+    assert.deepStrictEqual([told.target, told.digest], [`/${number}?q=%20`, digest]);
   }
   assert.strictEqual((await core("GET", "/bytes/1000000", [])).text.length, 1000000);
   assert.strictEqual((await core("HEAD", "/bytes/1000000", [])).text, "");
