@@ -5,6 +5,7 @@ targets.py host      those of the host, on its loopback, on all addresses, on un
 targets.py outside   those of another machine: the internet, and the metadata service of a cloud
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -67,19 +68,26 @@ def serve(where: str) -> None:
     selector = selectors.DefaultSelector()
     for each in sockets(where):
         selector.register(each, selectors.EVENT_READ)
-    print("ready", flush=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
     while True:
         for key, _ in selector.select():
             ready = key.fileobj
             assert isinstance(ready, socket.socket)
-            if ready.type == socket.SOCK_DGRAM:
-                _, sender = ready.recvfrom(100)
-                if sender:
-                    ready.sendto(GREETING, sender)
-                continue
-            connection, _ = ready.accept()
-            with connection:
-                connection.send(GREETING)
+            # Whoever came may be gone already.
+            with contextlib.suppress(OSError):
+                greet(ready)
+
+
+def greet(ready: socket.socket) -> None:
+    if ready.type == socket.SOCK_DGRAM:
+        _, sender = ready.recvfrom(100)
+        if sender:
+            ready.sendto(GREETING, sender)
+        return
+    connection, _ = ready.accept()
+    with connection:
+        connection.send(GREETING)
 
 
 if __name__ == "__main__":
