@@ -28,8 +28,15 @@ def admin(box: Box) -> Iterator[Token]:
 
 def good_path(operation: Operation, tenant: str) -> str:
     """The operation's path for a tenant, with a query if it needs one."""
-    path = operation.path.replace("{tenant}", tenant).replace("{token}", "aaaaaaaa")
-    path = path.replace("{action}", "restart").replace("{file}", "style.css")
+    values = {
+        "tenant": tenant,
+        "token": "aaaaaaaa",
+        "action": "restart",
+        "file": "style.css",
+        "service": "notes",
+        "domain": "www.example.com",
+    }
+    path = operation.path.format_map(values)
     if operation.path.startswith("/api/logs"):
         service, _, id_ = tenant.partition(":")
         path += f"?service={service}&id={id_}"
@@ -243,6 +250,35 @@ def test_the_command_does_over_http_what_it_does_over_the_bus(
     assert box.run(f"ten status {name}", check=False).returncode == 3
     bad = box.run("TENEMENT_TOKEN=ten_a_b ten --server http://localhost ps", check=False)
     assert (bad.returncode, len(bad.stderr.splitlines())) == (4, 1)
+
+
+def test_watching_neither_wakes_a_sleeper_nor_keeps_anybody_awake(
+    box: Box, tenant: Callable[..., str], admin: Token
+) -> None:
+    box.write_config("talker", TALKER.replace("idle_timeout = 300", "idle_timeout = 2"))
+    sleeper, idler = tenant("talker"), tenant("talker")
+    box.run(["ten", "spawn", "--no-start", sleeper])
+    box.run(["ten", "spawn", idler])
+    paths = ["/health", "/metrics", "/api/instances", "/api/usage", "/api/services", "/api/events"]
+    for name in (sleeper, idler):
+        service, _, id_ = name.partition(":")
+        one = f"/api/instances/{name}"
+        paths += [one, f"{one}/health", f"{one}/storage", f"/api/logs?service={service}&id={id_}"]
+    jar = "/run/watcher"
+    box.run(f"curl -sS -m 20 -c {jar} -d token={admin.text} http://localhost/login")
+    pages = [
+        f"http://localhost{path}" for path in ("/", "/tenants", f"/tenants/{sleeper}", f"/tenants/{idler}")
+    ]
+    states: dict[str, set[str]] = {sleeper: set(), idler: set()}
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        assert {call(box, admin, "GET", path).status for path in paths} == {200}
+        box.run(["curl", "-sS", "-m", "20", "-b", jar, "-o", "/dev/null", "--fail", *pages])
+        for name, seen in states.items():
+            answer = call(box, admin, "GET", f"/api/instances/{name}/health").json()
+            seen.add(answer["health"])  # type: ignore[index]
+    assert states[sleeper] <= set(ASLEEP)
+    assert states[idler] & set(ASLEEP), "it never fell asleep"
 
 
 def test_top_shows_who_is_awake(box: Box, tenant: Callable[..., str]) -> None:
