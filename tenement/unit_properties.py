@@ -266,6 +266,9 @@ def _limits(service: Service) -> list[Property]:
         Property("LimitNPROC", "t", service.tasks_max),
         Property("LimitNOFILE", "t", service.open_files),
         Property("LimitCORE", "t", 0),
+        # A single file that outgrows the quota is stopped by the kernel; the sum is measured, see
+        # tenement.manager.storage.
+        Property("LimitFSIZE", "t", service.storage_quota_mb * _MB or _UNLIMITED),
     ]
 
 

@@ -33,11 +33,11 @@ class DiskUse:
         self._wanted: dict[TenantName, None] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def of(self, name: TenantName) -> Measure:
-        """The room that a tenant's data takes, at most half a minute old."""
+    async def of(self, name: TenantName, fresh_s: float = _FRESH_S) -> Measure:
+        """The room that a tenant's data takes, at most so many seconds old."""
         async with self._one_at_a_time:
             known = self._known.get(name)
-            if known is None or time.time() - known.at > _FRESH_S:
+            if known is None or time.time() - known.at > fresh_s:
                 known = self._known[name] = await asyncio.to_thread(measure, Path(data_path(name)))
             return known
 

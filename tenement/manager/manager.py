@@ -27,6 +27,7 @@ from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
 from tenement.manager.limits import RunningLimits
 from tenement.manager.rollout import Rollouts
+from tenement.manager.storage import Quotas
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Units
 from tenement.manager.web import Web
@@ -63,6 +64,7 @@ class Manager:
         self._health = HealthChecks(self._supervisor, self._units)
         self._limits = RunningLimits(self._supervisor)
         self.web = Web(self._supervisor, registry.tokens)
+        self._quotas = Quotas(self._supervisor, self.web.disk_use)
         self.certificates = Certificates(
             registry.tls, systemd, Store(workers), self._supervisor, self._announce, self._routes_reloaded
         )
@@ -109,6 +111,7 @@ class Manager:
             self._address_watch.close()
         await self._arming.close()
         await self._health.close()
+        await self._quotas.close()
         await self.web.close()
         await self.certificates.close()
         await self.rollouts.close()
@@ -252,7 +255,7 @@ class Manager:
 
     def changed(self, tenant: Tenant, before: State) -> None:
         """Keep the registry and the workers' routes up to date, and tell those who decide by it."""
-        for part in (self._arming, self._health, self._limits, self.web):
+        for part in (self._arming, self._health, self._limits, self._quotas, self.web):
             part.changed(tenant, before)
         if tenant.state is State.GONE:
             self._registry.remove(tenant.name)

@@ -7,7 +7,7 @@ the tenant before or after an event, never in the middle of one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -96,6 +96,7 @@ class Supervisor:
         self.tenants: dict[TenantName, Tenant] = {}
         self.release_of: Callable[[TenantName], str | None] = lambda _: None
         self.before_lease: Callable[[Service, TenantName], None] = lambda service, name: None
+        self.before_start: Callable[[Service, TenantName], Awaitable[None]] = _nothing_before
         self._units = units
         self._listener = listener
         self._starts = StartQueue(concurrent_starts, self._slot_granted)
@@ -289,6 +290,10 @@ class Supervisor:
         """Put a tenant to sleep without waiting for it."""
         self._feed(tenant, lifecycle.Leave(Goal.SLEEP, reason))
 
+    def fail(self, tenant: Tenant, reason: str) -> None:
+        """Stop a tenant as failed without waiting for it; requests in flight may end first."""
+        self._feed(tenant, lifecycle.Leave(Goal.FAIL, reason))
+
     @property
     def quiet(self) -> bool:
         """Whether nothing is starting."""
@@ -448,6 +453,7 @@ class Supervisor:
             case Verb.START | Verb.ARM:
                 arm = action.verb is Verb.ARM
                 service, release = self.service(name), self.release_for_start(name)
+                await self.before_start(service, name)
                 instance = units.instance(
                     name,
                     service,
@@ -465,6 +471,8 @@ class Supervisor:
             case Verb.FIRE | Verb.WATCH:
                 assert tenant.instance is not None
                 fire = action.verb is Verb.FIRE
+                if fire:
+                    await self.before_start(self.service(name), name)
                 await (units.fire if fire else units.watch)(tenant.instance, tenant.facts)
                 return tenant.instance.address
             case Verb.FREEZE:
@@ -517,6 +525,10 @@ class Supervisor:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+async def _nothing_before(service: Service, name: TenantName) -> None:
+    """Every start may go on."""
 
 
 def _lateness(tenant: Tenant, service: Service) -> str:

@@ -17,6 +17,7 @@ from typing import Final
 from tenement.config import Service
 from tenement.errors import Overloaded, TenementError
 from tenement.manager import listeners
+from tenement.manager.directories import hide_names
 from tenement.manager.network import slice_properties
 from tenement.manager.ports import Ports
 from tenement.manager.readiness import (
@@ -27,7 +28,6 @@ from tenement.manager.readiness import (
     Probe,
     wait_until_ready,
 )
-from tenement.manager.storage import hide_names
 from tenement.manager.verdict import Facts
 from tenement.names import TenantName, service_slice
 from tenement.systemd import SERVICE, Systemd, SystemdError

@@ -43,7 +43,7 @@ class Web:
         self._supervisor = supervisor
         self._tokens = tokens
         self._measurements = Measurements()
-        self._disk_use = DiskUse()
+        self.disk_use = DiskUse()
         self._streams = LogStreams()
         self.events = Events(self._describe)
         self.access = Access(tokens, self.events, self._streams, self)
@@ -53,7 +53,7 @@ class Web:
         """End every stream and measurement."""
         self.events.close()
         await self._streams.close()
-        await self._disk_use.close()
+        await self.disk_use.close()
 
     def changed(self, tenant: Tenant, before: State) -> None:
         """A tenant is in another state now."""
@@ -61,9 +61,9 @@ class Web:
         self.events.changed(tenant, before)
         if tenant.state is State.GONE:
             self._tokens.forget_tenant(tenant.name)
-            self._disk_use.forget(tenant.name)
+            self.disk_use.forget(tenant.name)
         elif tenant.state is State.ASLEEP and before in AWAKE:
-            self._disk_use.used(tenant.name)
+            self.disk_use.used(tenant.name)
 
     def exists(self, name: TenantName) -> bool:
         """Whether there is such a tenant."""
@@ -89,7 +89,7 @@ class Web:
         """The room a tenant's data takes, as a JSON object; asking never wakes it. Raises NotFound."""
         tenant = self._supervisor.get(TenantName(service, id_))
         config = self._supervisor.config.services.get(service, Service())
-        found = await self._disk_use.of(tenant.name)
+        found = await self.disk_use.of(tenant.name)
         return json.dumps(
             {
                 "tenant": str(tenant.name),
@@ -155,7 +155,7 @@ class Web:
     def measure(self) -> str:
         """The numbers for /metrics, as a JSON object."""
         document = self._measurements.document(self._supervisor.config, self._supervisor.tenants.values())
-        document["disk_bytes"] = self._disk_use.known()
+        document["disk_bytes"] = self.disk_use.known()
         document["certificates"] = {
             each["name"]: each["expires_at"]
             for each in json.loads(self.tls_status()).get("names", ())

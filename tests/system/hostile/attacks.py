@@ -753,7 +753,7 @@ def listener() -> socket.socket:
 
 
 def answer(connection: socket.socket) -> None:
-    """One request: POST /attack or /permitted with TARGETS; anything else is answered with our name."""
+    """One request: POST /attack or /permitted with TARGETS, /fill with numbers; else we tell our name."""
     with connection, connection.makefile("rwb") as stream:
         request, length = stream.readline().split(), 0
         while (line := stream.readline().strip()) and line:
@@ -765,10 +765,22 @@ def answer(connection: socket.socket) -> None:
             document = run(json.loads(body))
         elif request[1:2] == [b"/permitted"]:
             document = permitted(json.loads(body))
-        elif request[1:2] == [b"/run"]:
-            document = run(*json.loads(body))
+        elif request[1:2] == [b"/fill"]:
+            document = fill(*json.loads(body))
         text = json.dumps(document).encode()
         stream.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+
+
+def fill(files: int, mb: int) -> str:
+    """Write files to the data directory; the name of the error that stops it, or "" if none does."""
+    # Python ignores SIGXFSZ: a file that is too large is an error like others.
+    for number in range(files):
+        try:
+            with open(f"{os.environ['DATA_DIR']}/fill-{number}", "wb") as file:
+                file.write(os.urandom(mb << 20))
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return ""
 
 
 def serve() -> None:
