@@ -45,7 +45,7 @@ async def create_token(call: Call) -> web.Response:
     """Make a token; its text is in the answer and nowhere else."""
     body: answers.TokenBody = call.body
     made = await call.act(
-        "CreateToken", "sssd", body.scope, body.tenant or "", body.name, body.expires_s or 0.0
+        "CreateToken", "sssd", body.scope, str(body.tenant or ""), body.name, body.expires_s or 0.0
     )
     return json_response(made, 201)
 

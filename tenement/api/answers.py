@@ -8,6 +8,14 @@ from tenement.api.operation import Strict
 from tenement.manager.log_streams import LEVELS
 
 Label = Annotated[str, Meta(pattern=r"^(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+_PART = r"(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+Tenant = Annotated[str, Meta(pattern=rf"^{_PART}:{_PART}$", max_length=127)]
+Selector = Annotated[str, Meta(pattern=rf"^{_PART}(:{_PART})?$", max_length=127)]
+# Names with other characters are given in their ASCII form (xn--...).
+DomainName = Annotated[
+    str,
+    Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=253),
+]
 # To JSON, 100.0 is as whole a number as 100 (JSON Schema, 6.1.1 of its validation part).
 Weight = Annotated[float, Meta(ge=0, le=1_000_000, multiple_of=1)]
 Number = float | None
@@ -307,9 +315,9 @@ class RouteAnswer(Struct, kw_only=True):
 class RolloutBody(Strict, frozen=True, kw_only=True):
     """A service, or one tenant, and the release to move it to; "" and 0 stand for the defaults."""
 
-    selector: Annotated[str, Meta(max_length=130)]
-    release: Annotated[str, Meta(max_length=255)]
-    canary: Annotated[str, Meta(max_length=1000)] = ""
+    selector: Selector
+    release: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$", max_length=100)]
+    canary: Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,5}|[1-9][0-9]?%|100%)?$", max_length=6)] = ""
     batch: Annotated[float, Meta(ge=0, le=100_000, multiple_of=1)] = 0
     pause_after: Literal["", "canary"] = ""
 
@@ -330,8 +338,8 @@ class DomainQuery(Strict, frozen=True, kw_only=True):
 class DomainBody(Strict, frozen=True, kw_only=True):
     """A domain and the tenant to give it to."""
 
-    tenant: Annotated[str, Meta(max_length=130)]
-    domain: Annotated[str, Meta(max_length=253)]
+    tenant: Tenant
+    domain: DomainName
 
 
 class TokenBody(Strict, frozen=True, kw_only=True):
@@ -341,7 +349,7 @@ class TokenBody(Strict, frozen=True, kw_only=True):
     """
 
     scope: Literal["admin", "tenant", "metrics"] = "admin"
-    tenant: Annotated[str, Meta(max_length=130)] | None = None
+    tenant: Tenant | UnsetType = UNSET
     name: Annotated[str, Meta(max_length=64)] = ""
     expires_s: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
 

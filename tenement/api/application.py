@@ -56,7 +56,9 @@ def make(manager: Manager, operations: Sequence[Operation] = OPERATIONS) -> web.
     application = web.Application(middlewares=[finish], client_max_size=1024 * 1024)
     application[CONTEXT] = Context(manager)
     for operation in operations:
-        application.router.add_route(operation.method, operation.path, Guard(operation).handle)
+        # A tenant's name has a colon: so no word of ours, such as "spawn", can be taken for one.
+        path = operation.path.replace("{tenant}", "{tenant:[^{}/:]+:[^{}/]+}")
+        application.router.add_route(operation.method, path, Guard(operation).handle)
     application.on_response_prepare.append(add_headers)
 
     async def close(_: web.Application) -> None:

@@ -14,6 +14,7 @@ from tenement.api.problems import CONTENT_TYPE
 
 _REFS: Final = "#/components/schemas/{name}"
 _TENANT: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_DOMAIN: Final = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 _LABEL: Final = r"^(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "tenant": {
@@ -24,7 +25,10 @@ _PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "description": "The service.",
         "schema": {"type": "string", "pattern": _LABEL, "maxLength": 63},
     },
-    "domain": {"description": "The domain.", "schema": {"type": "string", "minLength": 1, "maxLength": 253}},
+    "domain": {
+        "description": "The domain.",
+        "schema": {"type": "string", "pattern": _DOMAIN, "maxLength": 253},
+    },
     "token": {
         "description": "The token's id.",
         "schema": {"type": "string", "pattern": "^[a-z2-7]{8}$"},

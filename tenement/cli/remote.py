@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from tenement import __version__
 from tenement.client import INTERFACE, Client, Objects
@@ -22,6 +22,7 @@ from tenement.errors import (
     Unreachable,
     from_dbus,
 )
+from tenement.names import check_domain
 
 _CONNECT_TIMEOUT_S: Final = 20.0
 _ACTION_TIMEOUT_S: Final = 2 * 3600.0
@@ -178,12 +179,12 @@ class Remote(Client):
 
     async def add_domain(self, service: str, id_: str, domain: str) -> str:
         """See Client.add_domain."""
-        body = {"tenant": f"{service}:{id_}", "domain": domain}
+        body = {"tenant": f"{service}:{id_}", "domain": check_domain(domain)}
         return str((await self._object("POST", "/api/domains", body)).get("domain"))
 
     async def remove_domain(self, domain: str) -> None:
         """See Client.remove_domain."""
-        await self._ask("DELETE", f"/api/domains/{quote(domain, safe='')}")
+        await self._ask("DELETE", f"/api/domains/{check_domain(domain)}")
 
     async def domains(self, selector: str = "") -> Any:
         """See Client.domains."""
