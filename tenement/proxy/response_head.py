@@ -36,10 +36,20 @@ class ResponseHead:
     `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `verbatim` says that it
     may go on as it came, to a client whose connection stays. `persistent` says whether the app keeps its
     connection, `keep_alive_s` for how long it says it does (None: it does not say). `upgrade` is the field's
-    value in lower case.
+    value in lower case. `text` is the head itself if the next one may be the same to the byte, else empty.
     """
 
-    __slots__ = ("_options", "end", "keep_alive_s", "length", "persistent", "status", "upgrade", "verbatim")
+    __slots__ = (
+        "_options",
+        "end",
+        "keep_alive_s",
+        "length",
+        "persistent",
+        "status",
+        "text",
+        "upgrade",
+        "verbatim",
+    )
 
     def __init__(self, status: int, end: int, persistent: bool) -> None:
         self.status = status
@@ -49,6 +59,7 @@ class ResponseHead:
         self.length = 0
         self.upgrade = b""
         self.keep_alive_s: int | None = None
+        self.text = b""
         self._options: tuple[bytes, ...] = ()
 
     def relay(self, data: bytes, *, framed: bool = True) -> bytes:
@@ -80,11 +91,16 @@ class ResponseHead:
             self.persistent = False
 
 
-def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
+def parse(
+    data: bytes, max_head: int, *, to_head: bool, previous: ResponseHead | None = None
+) -> ResponseHead | None:
     """The head that `data` begins with; None if it is not complete. `to_head`: it answers HEAD.
 
-    `max_head` is its largest size in bytes. Raises BadResponse.
+    `max_head` is its largest size in bytes. Raises BadResponse. `previous` is a head with a `text`, from the
+    same connection: the same text means the same, and is not read again.
     """
+    if previous is not None and not to_head and data.startswith(previous.text):
+        return previous
     match = _HEAD.match(data)
     if match is None:
         _check_part(data, max_head)
@@ -118,6 +134,8 @@ def parse(data: bytes, max_head: int, *, to_head: bool) -> ResponseHead | None:
                 head.keep_alive_s = int(timeout[1])
     if length is not None and not chunked and head.status == 200 and not to_head:
         head.length = length
+        if head.verbatim:
+            head.text = data[:end]
     else:
         _frame(head, length, chunked, to_head=to_head)
     return head

@@ -89,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_framing",
         "_interim",
         "_persistent",
+        "_previous",
         "_pool",
         "_quick_ack",
         "_sock",
@@ -113,6 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self._framing: Framing | None = None
         self._persistent = False
+        self._previous: ResponseHead | None = None
         self._interim = 0
         self.exchange: Answered | None = None
         self.to_head = False
@@ -234,7 +236,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = b""
         self.heard = True
         try:
-            head = parse(data, self._pool.settings.max_head_bytes, to_head=self.to_head)
+            head = parse(
+                data, self._pool.settings.max_head_bytes, to_head=self.to_head, previous=self._previous
+            )
         except BadResponse as error:
             exchange.answer_broken(str(error))
             return
@@ -242,12 +246,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = data
             self._acknowledge()
             return
+        if head is not self._previous:
+            self._previous = head if head.text else None
         end, length = head.end, head.length
         if head.status < 200:
             self._read_interim(exchange, head, data)
         elif length >= 0 and len(data) - end >= length:
             self._interim = 0
             if len(data) - end > length:
+                self._previous = None
                 head.persistent = False  # Whatever that is, it is not the next answer.
                 data = data[: end + length]
             if head.keep_alive_s is not None:

@@ -299,6 +299,24 @@ def test_any_bytes_are_an_answer_or_none(data: bytes, before: bytes, to_head: bo
             assert b"\n" not in sent.replace(b"\r\n", b"")
 
 
+@given(nearly(RESPONSES), nearly(RESPONSES), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n"]), st.booleans())
+@settings(NOTHING_FEWER, max_examples=400)
+def test_the_answer_before_never_changes_what_is_read(first: bytes, data: bytes, extra: bytes, to_head: bool):
+    before = read_response(first)
+    if before is None or not before.text:
+        return
+
+    def outcome(data: bytes, previous: ResponseHead | None) -> object:
+        try:
+            head = response_head.parse(data, 64 << 10, to_head=to_head, previous=previous)
+        except BadResponse as error:
+            return str(error)
+        return head and (head.status, head.end, head.length, head.persistent, head.verbatim, head.relay(data))
+
+    for each in (data, first, before.text[:-1], before.text[:-2] + extra + b"\r\n", before.text + extra):
+        assert outcome(each, before) == outcome(each, None)
+
+
 # --- Bodies
 
 CHUNKS = [

@@ -312,6 +312,21 @@ async def test_a_body_that_follows_the_answer_to_head_late_is_not_the_next_answe
 
 
 @at_a_site()
+async def test_heads_that_repeat_are_told_apart_by_their_bodies(here: Site):
+    app = await here.app(replies(ok(b"first"), ok(b"other"), ok(b"third") + b"surplus", ok(b"fresh")))
+    client = await here.client()
+    for body in (b"first", b"other", b"third"):
+        client.send(get())
+        head, received = await client.answer()
+        assert (head, received) == (ok(body)[: -len(body)], body)
+    assert app.connections == 1
+    # Nobody knows what the app meant by what it sent behind its answer: that connection is over.
+    client.send(get())
+    assert (await client.answer())[1] == b"first"
+    assert app.connections == 2
+
+
+@at_a_site()
 async def test_interim_answers_pass_before_the_final_one(here: Site):
     await here.app(replies(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 P\r\n\r\n" + ok()))
     client = await here.client()
