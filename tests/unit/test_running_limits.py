@@ -3,12 +3,11 @@
 import asyncio
 
 import pytest
+from manager_world import World, run
 
 from tenement.lifecycle import State
 from tenement.manager.limits import RunningLimits
 from tenement.names import TenantName
-
-from manager_world import World, run
 
 NAMES = [TenantName("notes", f"t{number}") for number in range(6)]
 
