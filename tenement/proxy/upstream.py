@@ -89,8 +89,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_framing",
         "_interim",
         "_persistent",
-        "_previous",
         "_pool",
+        "_previous",
         "_quick_ack",
         "_sock",
         "_transport",
@@ -254,7 +254,6 @@ class UpstreamConnection(asyncio.Protocol):
         elif length >= 0 and len(data) - end >= length:
             self._interim = 0
             if len(data) - end > length:
-                self._previous = None
                 head.persistent = False  # Whatever that is, it is not the next answer.
                 data = data[: end + length]
             if head.keep_alive_s is not None:
