@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import uvloop
 from aiohttp import ClientSession, ClientTimeout, ClientWebSocketResponse, TCPConnector
-
 from measuring import Target
 
 TIMEOUT_S = 60.0
