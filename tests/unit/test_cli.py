@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Self
 import pytest
 
 from tenement import __version__
-from tenement.cli import logs, main, tenants
+from tenement.cli import destination, logs, main
 from tenement.cli.listing import details, listing
 from tenement.cli.text import Screen, ago, printable, size, table
 from tenement.client import NOT_ALLOWED
@@ -94,7 +94,7 @@ class FakeClient:
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     fake = FakeClient({"notes:alice": ALICE, LONG: ALICE | {"tenant": LONG, "state": "asleep"}})
-    monkeypatch.setattr(tenants, "Client", lambda: fake)
+    monkeypatch.setattr(destination, "Client", lambda: fake)
     return fake
 
 
