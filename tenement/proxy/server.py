@@ -89,7 +89,8 @@ class ClientConnection(asyncio.Protocol):
         settings = worker.settings
         self._transport.set_write_buffer_limits(settings.write_high_bytes, settings.write_low_bytes)
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else "127.0.0.1"
+        # The socket listens for both families; apps and logs know clients by their IPv4 address all the same.
+        self.peer = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "127.0.0.1"
         local = transport.get_extra_info("sockname")
         if isinstance(local, tuple) and local[0].removeprefix("::ffff:") == settings.source_address:
             # The address that apps are connected from, and so the one on the loopback that tenants may
