@@ -257,3 +257,14 @@ def test_what_was_used(capsys: pytest.CaptureFixture[str]) -> None:
     versions += [f"{each.__name__} {each.__version__}" for each in (requests, httpx, aiohttp, websockets)]
     with capsys.disabled():
         print("\n" + ", ".join(each.split("\n")[0].strip() for each in versions))
+
+
+# --- where a client comes from
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_the_app_learns_the_address_of_its_client_as_people_write_it(site: Site, address: str) -> None:
+    connection = http.client.HTTPConnection(address, timeout=30)
+    connection.request("GET", "/", headers={"Host": site.host, "X-Forwarded-For": "192.0.2.1"})
+    fields = json.load(connection.getresponse())["fields"]
+    assert [value for name, value in fields if name.lower() == "x-forwarded-for"] == [address]
