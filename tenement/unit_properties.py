@@ -5,6 +5,7 @@ systemd.service(5) and systemd.resource-control(5); the names here are those of 
 spans of time in microseconds and masks as numbers.
 """
 
+import base64
 import ipaddress
 import math
 import os.path
@@ -144,7 +145,6 @@ def slice_unit(
     filter of tenement.network_filter, which cannot be set here: systemd takes it when a unit is made only.
     """
     allowed = [*([PROXY_SOURCE] if service.listen == "port" else []), *resolvers]
-    ports = [[_IPV4, _TCP, PORT_COUNT, FIRST_PORT]] if service.listen == "port" else []
     return [
         Property("Description", "s", f"Tenants of {service.name}"),
         # For /metrics; on the slice, where it costs nothing per start.
@@ -152,10 +152,13 @@ def slice_unit(
         Property("IPAccounting", "b", True),
         *_replaced("IPAddressDeny", "a(iayu)", [_network(text) for text in (*_CLOSED, *own_addresses)]),
         *_replaced("IPAddressAllow", "a(iayu)", [_network(text) for text in allowed]),
-        *_replaced("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
-        # UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is reached only through the
-        # closed list.
-        *_replaced("SocketBindAllow", "a(iiqq)", [*ports, [0, _UDP, 0, 0]]),
+        # The same for all services, however they listen: systemd 257 does not apply changes of these two to a
+        # slice that is there. Nobody gets through to a port whose app is not asked for one.
+        Property("SocketBindDeny", "a(iiqq)", [[0, 0, 0, 0]]),
+        # Also of IPv6, though nobody connects there: an app that listens on "::" gets the manager's advice
+        # then, and not only EPERM. UDP clients bind too (QUIC, DNS libraries); from outside a UDP port is
+        # reached only through the closed list.
+        Property("SocketBindAllow", "a(iiqq)", [[0, _TCP, PORT_COUNT, FIRST_PORT], [0, _UDP, 0, 0]]),
     ]
 
 
@@ -296,13 +299,22 @@ def _credentials(service: Service, values: dict[str, str]) -> list[Property]:
         elif credential.encrypted_path is not None:
             encrypted.append([key, fill(credential.encrypted_path, values)])
         elif credential.encrypted_value is not None:
-            inline.append([key, credential.encrypted_value.encode()])
+            inline.append([key, _decoded(credential.encrypted_value)])
     found = [
         Property("LoadCredential", "a(ss)", plain),
         Property("LoadCredentialEncrypted", "a(ss)", encrypted),
         Property("SetCredentialEncrypted", "a(say)", inline),
     ]
     return [each for each in found if each.value]
+
+
+def _decoded(text: str) -> bytes:
+    """An encrypted credential as it is on the bus: without the Base64 that it has in unit files."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # systemd will say what it thinks of it.
+        return text.encode()
 
 
 def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version: int) -> list[Property]:

@@ -68,3 +68,15 @@ def listeners(port: int) -> list[Listener]:
                 some, done = parse(kernel.recv(65536))
                 found.extend(some)
     return found
+
+
+def is_held(port: int) -> bool:
+    """Whether somebody has a TCP port of the loopback, so that an app could not listen on it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As apps do: connections of a former tenant that are winding down do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

@@ -96,6 +96,7 @@ class Manager:
         await self._systemd.watch("tenement-", self._supervisor.unit_changed, self._supervisor.stop_refused)
         adopted = await adopt_all(self._systemd, self._supervisor, self._units)
         log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
+        await self._renew_slices()
         await self.rollouts.start()
         self._address_watch = AddressWatch(self._addresses_changed)
         self._register_instances()
@@ -350,6 +351,16 @@ class Manager:
     def _routes_reloaded(self) -> None:
         self._serial += 1
         self._emit("RoutesChanged", [self._serial, json.dumps({"reload": True})])
+
+    async def _renew_slices(self) -> None:
+        """Bring the slices up to date of which tenants were running before the manager."""
+        config = self._supervisor.config
+        awake = {name.service for name, each in self._supervisor.tenants.items() if each.instance is not None}
+        for name in awake & config.services.keys():
+            try:
+                await self._units.ensure_slice(config.services[name])
+            except TenementError as error:
+                log.warning("%s", error)
 
     def _addresses_changed(self) -> None:
         self._spawn_task(self._refresh_slices())

@@ -113,7 +113,7 @@ class Units:
         """What one start needs: a port, if the app listens on one. Raises Overloaded when all are taken."""
         port = None
         if service.listen == "port":
-            port = self.ports.take()
+            port = self._free_port()
             if port is None:
                 raise Overloaded(f"{name}: all ports for tenants are in use", tenant=str(name))
         return Instance(name, service, Launch(generation, port, armed, release), host)
@@ -232,8 +232,7 @@ class Units:
         """Bring the slice of a service up to date, if it is there."""
         if service.name in self._slices:
             with suppress(SystemdError):
-                properties = slice_properties(service, self._own_addresses())
-                await self._systemd.set_properties(service_slice(service.name), properties)
+                await self._update_slice(service)
 
     @staticmethod
     def purge(name: TenantName) -> None:
@@ -246,6 +245,15 @@ class Units:
                 shutil.rmtree(path)
 
     # Private
+
+    def _free_port(self) -> int | None:
+        """A port that nobody has: a tenant may hold ports of the range that are not its own."""
+        held = []
+        while (port := self.ports.take()) is not None and listeners.is_held(port):
+            held.append(port)
+        for each in held:
+            self.ports.give_back(each)
+        return port
 
     async def _launch(self, instance: Instance) -> "asyncio.Future[str]":
         """Have systemd start the unit; gives its job's result as a future."""
@@ -295,14 +303,24 @@ class Units:
         hide_names(service.name)
         properties = slice_properties(service, self._own_addresses())
         try:
-            job = await self._systemd.start_transient(service_slice(service.name), properties)
-            await job.result(_JOB_MARGIN_S)
+            try:
+                job = await self._systemd.start_transient(service_slice(service.name), properties)
+                await job.result(_JOB_MARGIN_S)
+            except SystemdError as error:
+                if not error.name.endswith("UnitExists"):
+                    raise
+                await self._update_slice(service)
         except SystemdError as error:
-            if not error.name.endswith("UnitExists"):
-                raise UnitFailed(f"systemd refused the slice of {service.name}: {error}") from error
-            await self._systemd.set_properties(service_slice(service.name), properties)
+            raise UnitFailed(f"systemd refused the slice of {service.name}: {error}") from error
         except TimeoutError as error:
             raise UnitFailed(f"systemd did not make the slice of {service.name} in time") from error
+
+    async def _update_slice(self, service: Service) -> None:
+        """Give a slice that is there the properties it should have. Raises SystemdError."""
+        properties = slice_properties(service, self._own_addresses())
+        # What never changes stays out: systemd would add the same once more.
+        changing = [each for each in properties if not each.name.startswith("SocketBind")]
+        await self._systemd.set_properties(service_slice(service.name), changing)
 
     def _listen(self, name: TenantName) -> socket.socket:
         """A unix socket for an app that is handed its listener; only the proxy may connect."""

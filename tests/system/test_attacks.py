@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Box
-from .hostile import Results, Scene, scene
+from .hostile import Results, Scene, scene, targets
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls are x86-64's")
 
@@ -21,12 +21,15 @@ def succeeded(results: Results) -> dict[str, str]:
     return {name: got for name, (got, _) in results.items() if got is not None}
 
 
-def test_a_hostile_tenant_gets_nothing_of_others_and_of_the_host(scenery: Scene) -> None:
+def test_a_hostile_tenant_gets_nothing_of_others_and_of_the_host(
+    scenery: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     tried = scenery.attack()
     broken = succeeded(tried)
     for name, (got, error) in tried.items():
         print(f"{'GOT IT ' if got else 'refused'}  {name}: {got or error}")
-    print(f"attacks from inside a tenant: {len(tried)} tried, {len(tried) - len(broken)} refused")
+    with capsys.disabled():
+        print(f"\nattacks from inside a tenant: {len(tried)} tried, {len(tried) - len(broken)} refused")
     assert not broken
 
 
@@ -58,12 +61,13 @@ UNSHOWN: dict[str, str | None] = {
 }
 
 
-def test_the_attacks_are_real(scenery: Scene) -> None:
+def test_the_attacks_are_real(scenery: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     tried = scenery.unconfined()
     refused = tried.keys() - succeeded(tried).keys()
     for name in sorted(refused):
         print(f"not shown here: {name}: {tried[name][1]}")
-    print(f"the same attacks unconfined: {len(tried)} tried, {len(tried) - len(refused)} work")
+    with capsys.disabled():
+        print(f"\nthe same attacks unconfined: {len(tried)} tried, {len(tried) - len(refused)} work")
     assert refused - GUARDED <= UNSHOWN.keys()
     assert refused >= GUARDED
 
@@ -77,3 +81,23 @@ def test_what_a_box_cannot_show_is_in_no_tenants_filter(scenery: Scene) -> None:
 def test_an_app_may_do_what_apps_do(scenery: Scene) -> None:
     found = scenery.permitted()
     assert {name: error for name, (got, error) in found.items() if got is None} == {}
+
+
+def test_the_internet_does_not_reach_a_tenant_that_opens_a_door_of_its_own(scenery: Scene) -> None:
+    port = int(str(scenery.box.http(scenery.attacker.host, "/open").json()))
+    program = (
+        "import socket, sys\n"
+        "for address in ('192.0.2.1', '2001:db8::1'):\n"
+        "    try:\n"
+        "        socket.create_connection((address, int(sys.argv[1])), 1).close()\n"
+        "        print('connected')\n"
+        "    except TimeoutError:\n"
+        "        print('dropped')\n"
+    )
+
+    def from_outside(port: int) -> list[str]:
+        command = ["ip", "netns", "exec", "outside", "python3", "-c", program, str(port)]
+        return scenery.box.run(command).stdout.split()
+
+    assert from_outside(targets.ANY_PORT) == ["connected", "connected"]
+    assert from_outside(port) == ["dropped", "dropped"]

@@ -1,4 +1,4 @@
-"""The BPF program, run by an interpreter of the few instructions it uses, on packets made here."""
+"""The BPF programs, run by an interpreter of the few instructions it uses, on packets made here."""
 
 import socket
 import struct
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tenement.network_filter import program
+from tenement.network_filter import egress, ingress
 
 PROXY, STUBS = "127.0.77.1", ("127.0.0.53", "127.0.0.54")
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
@@ -14,17 +14,34 @@ IPV4, IPV6 = 0x0800, 0x86DD
 TCP, UDP, SCTP = 6, 17, 132
 
 
-def packet(to: str, protocol: int, port: int = 80, flags: int = 0, options: bytes = b"") -> bytes:
+def packet(
+    to: str, protocol: int, port: int = 80, flags: int = 0, options: bytes = b"", source: str = "127.0.0.1"
+) -> bytes:
     """What the program reads of a packet: the header of IPv4, with options, and that of TCP or UDP."""
     words = 5 + len(options) // 4
-    source = socket.inet_aton("127.0.0.1")
-    ipv4 = struct.pack("!BBHIBBH4s", 0x40 | words, 0, 0, 0, 64, protocol, 0, source) + socket.inet_aton(to)
+    addresses = socket.inet_aton(source) + socket.inet_aton(to)
+    ipv4 = struct.pack("!BBHIBBH", 0x40 | words, 0, 0, 0, 64, protocol, 0) + addresses
     return ipv4 + options + struct.pack("!HHIIBB", 40000, port, 0, 0, 0x50, flags) + bytes(6)
 
 
+def packet6(protocol: int, flags: int = 0) -> bytes:
+    return struct.pack("!IHBB32s", 6 << 28, 20, protocol, 64, b"") + struct.pack(
+        "!HHIIBB6x", 1, 2, 0, 0, 80, flags
+    )
+
+
 def passes(data: bytes, ethertype: int = IPV4) -> bool:
-    """Run the program on one packet."""
-    code = program(PROXY, STUBS)
+    """Whether a tenant may send it."""
+    return run(egress(PROXY, STUBS), data, ethertype)
+
+
+def arrives(data: bytes, ethertype: int = IPV4) -> bool:
+    """Whether a tenant receives it."""
+    return run(ingress(PROXY), data, ethertype)
+
+
+def run(code: bytes, data: bytes, ethertype: int) -> bool:
+    """Run a program on one packet."""
     registers, frame = [0] * 11, bytearray(64)
     registers[10] = len(frame)
     at = 0
@@ -103,3 +120,25 @@ def test_packets_too_short_to_judge_are_dropped() -> None:
     assert not passes(packet(PROXY, TCP)[:19])
     assert not passes(packet(PROXY, TCP, flags=ACK)[:33])
     assert not passes(packet(STUBS[0], UDP, 53)[:22])
+
+
+def test_only_the_proxy_begins_connections_to_tenants() -> None:
+    assert arrives(packet("127.0.0.1", TCP, 20001, SYN, source=PROXY))
+    assert not arrives(packet("192.0.2.1", TCP, 20001, SYN, source="198.51.100.7"))
+    assert not arrives(packet("192.0.2.1", TCP, 20001, SYN, bytes(40), source="198.51.100.7"))
+    assert not arrives(packet("127.0.0.1", TCP, 20001, SYN))
+    assert not arrives(packet6(TCP, SYN), IPV6)
+
+
+@pytest.mark.parametrize("flags", [SYN | ACK, ACK, ACK | FIN, RST, RST | ACK])
+def test_answers_to_tenants_arrive(flags: int) -> None:
+    assert arrives(packet("192.0.2.1", TCP, 40000, flags, source="198.51.100.7"))
+    assert arrives(packet6(TCP, flags), IPV6)
+    assert arrives(packet("192.0.2.1", UDP, 40000, source="198.51.100.7"))
+    assert arrives(packet6(UDP), IPV6)
+    assert arrives(packet6(58), IPV6)
+
+
+@pytest.mark.parametrize("header", [0, 43, 44, 60, 135])
+def test_nothing_hides_behind_extension_headers(header: int) -> None:
+    assert not arrives(packet6(header), IPV6)

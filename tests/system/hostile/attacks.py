@@ -737,6 +737,10 @@ def own_things() -> list[socket.socket]:
     return [abstract]
 
 
+STOLEN: Final[list[socket.socket]] = []
+"""Ports that other tenants would get next."""
+
+
 def listener() -> socket.socket:
     if "LISTEN_FDS" in os.environ:
         return socket.socket(fileno=3)
@@ -744,16 +748,18 @@ def listener() -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
         made.bind(path)
     else:
-        address = os.environ.get("LISTEN_ON", "127.0.0.1")
+        address = os.environ.get("ADDRESS", "127.0.0.1")
         made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, int(os.environ["PORT"])))
     made.listen(16)
+    for stolen in range(int(os.environ.get("STEAL", 0))):
+        STOLEN.append(socket.create_server(("127.0.0.1", int(os.environ["PORT"]) + 1 + stolen)))
     return made
 
 
 def answer(connection: socket.socket) -> None:
-    """One request: POST /attack or /permitted with TARGETS, /fill with numbers; else we tell our name."""
+    """One request: POST /attack or /permitted with TARGETS, /fill with numbers, /open; else our name."""
     with connection, connection.makefile("rwb") as stream:
         request, length = stream.readline().split(), 0
         while (line := stream.readline().strip()) and line:
@@ -765,10 +771,19 @@ def answer(connection: socket.socket) -> None:
             document = run(json.loads(body))
         elif request[1:2] == [b"/permitted"]:
             document = permitted(json.loads(body))
+        elif request[1:2] == [b"/open"]:
+            document = open_to_all()
         elif request[1:2] == [b"/fill"]:
             document = fill(*json.loads(body))
         text = json.dumps(document).encode()
         stream.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+
+
+def open_to_all() -> int:
+    """Listen on all addresses and tell the port, now that nobody looks any more."""
+    port = int(os.environ["PORT"]) + 5000
+    STOLEN.append(socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
+    return port
 
 
 def fill(files: int, mb: int) -> str:
