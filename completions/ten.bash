@@ -6,7 +6,7 @@ _ten()
     _init_completion -n : || return
     command=${words[1]-}
     if [[ $cword -eq 1 ]]; then
-        COMPREPLY=($(compgen -W "spawn stop restart enable disable rm weight deploy route rollout rollback ps status logs top reload version token-gen config tls domain token --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "spawn stop restart enable disable rm weight deploy route rollout rollback ps status logs top reload doctor version token-gen config tls domain token --help --version" -- "$cur"))
         return
     fi
     if [[ $command == config ]]; then
@@ -54,6 +54,7 @@ _ten()
         "logs") options="-f --follow -n --lines -r --reverse -S --since -U --until -g --grep -p --priority -b --boot -o --output --utc --no-pager --search --json --help" kind=both ;;
         "top") options="-o --order -d --delay -n --iterations --help" kind= ;;
         "reload") options="--json --help" kind= ;;
+        "doctor") options="--favordynmods --json --help" kind= ;;
         "version") options="--json --help" kind= ;;
         "token-gen") options="--tenant --scope --name --expires --json --help" kind= ;;
         "config check") options="--json --help" kind=files ;;

@@ -385,6 +385,23 @@ def reload(json: AsJson = False) -> int:
 
 
 @app.command()
+def doctor(
+    favordynmods: Annotated[
+        bool,
+        typer.Option(
+            "--favordynmods",
+            help="Make starts faster until the next boot, for dearer fork() and exit().",
+        ),
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Show what this host cannot enforce, what it could do faster, and what to do about it."""
+    from tenement.cli import doctor as checks
+
+    return checks.favordynmods() if favordynmods else checks.doctor(as_json=json)
+
+
+@app.command()
 def version(json: AsJson = False) -> int:
     """Show the version of this command and of the manager that runs."""
     from tenement.cli.tenants import run
