@@ -191,8 +191,8 @@ def doctor(*, as_json: bool, host: Host | None = None) -> int:
 def favordynmods(host: Host | None = None) -> int:
     """Have the kernel move processes between control groups quickly, until the next boot.
 
-    Raises TenementError. Since Linux 6.0, see its documentation of control groups, and only in the first cgroup namespace;
-    elsewhere mount(8) says nothing and nothing happens.
+    Since Linux 6.0, see its documentation of control groups, and only in the first cgroup namespace;
+    elsewhere mount(8) says nothing and nothing happens. Raises TenementError.
     """
     host = host or Host()
     options = host.cgroup_options()
