@@ -137,7 +137,7 @@ class Service(Struct, frozen=True, kw_only=True, rename=_key):
     pre_release: Annotated[
         tuple[str, ...],
         _of_kind(
-            "command",
+            "optional_command",
             "A command that prepares a tenant's data for a release, say by migrating its database. `ten "
             "rollout` runs it once for each tenant, stopped, in its sandbox and with its environment, before "
             "its first start on the release. The data is copied before, and put back if the command or that "

@@ -70,6 +70,7 @@ def declared(field: FieldInfo) -> Declared:
 _KIND_NAMES: Final = {
     "arguments": "a string or a list of strings",
     "command": "a string or a list of strings",
+    "optional_command": "a string or a list of strings",
     "credentials": "a table",
     "domains": "a domain name or a list of them",
     "environment": "a table of strings",
@@ -163,6 +164,10 @@ def _command(raw: object, rule: str) -> tuple[str, ...]:
     if not words or not words[0]:
         raise ValueError("must name a program")
     return words
+
+
+def _optional_command(raw: object, rule: str) -> tuple[str, ...]:
+    return _command(raw, rule) if _arguments(raw, rule) else ()
 
 
 def _path(raw: object, rule: str) -> str:
@@ -338,6 +343,7 @@ def _entries[T](raw: object, rule: str, read: Callable[[str, object], tuple[str,
 _READERS: Final[dict[str, Callable[[object, str], Any]]] = {
     "arguments": _arguments,
     "command": _command,
+    "optional_command": _optional_command,
     "credentials": _credentials,
     "domains": _domains,
     "environment": _environment,
