@@ -11,7 +11,7 @@ import pytest
 
 from .apps import Tenant, toml
 from .conftest import Box
-from .hostile import ATTACKS
+from .hostile import APP
 
 type NewTenant = Callable[..., str]
 
@@ -186,7 +186,7 @@ def test_an_app_does_not_pass_for_another_whose_port_it_holds(box: Box, tenant: 
 
 def listening(service: str, **env: str) -> str:
     """Configuration of a service that runs the hostile app."""
-    lines = [f"[service.{service}]", f'command = ["/usr/bin/python3", "-IS", "{ATTACKS}", "serve"]']
+    lines = [f"[service.{service}]", f'command = ["/usr/bin/python3", "-IS", "{APP}"]']
     lines += ["startup_timeout = 5", "max_restarts = 1", f"[service.{service}.env]"]
     return "\n".join([*lines, *(f'{key} = "{value}"' for key, value in env.items())]) + "\n"
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from .apps import Tenant
 from .conftest import Box
-from .hostile import ATTACKS
+from .hostile import APP
 
 CONFIG = f"""
 [service.hoarder]
-command = ["/usr/bin/python3", "-IS", "{ATTACKS}", "serve"]
+command = ["/usr/bin/python3", "-IS", "{APP}"]
 storage_quota_mb = 8
 drain_timeout = 1
 idle_timeout = 0

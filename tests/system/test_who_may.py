@@ -133,7 +133,7 @@ def test_a_compromised_worker_gets_nothing_but_what_it_works_with(
     box = scenery.box
     names = [name for name in attacks.ATTACKS if not OPEN_TO_WORKERS.search(name)]
     assert len(names) > 70
-    program = f"/usr/bin/python3 -IS {ATTACKS} try"
+    program = f"/usr/bin/python3 -IS {ATTACKS}"
     said = run_as_worker(box, "attacks", program, names, stdin=json.dumps(scenery.targets))
     tried = json.loads(said)
     assert set(tried) == set(names)

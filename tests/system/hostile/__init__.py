@@ -10,6 +10,7 @@ from ..apps import Tenant
 from ..conftest import Box
 from . import targets
 
+APP: Final = "/src/tests/system/hostile/app.py"
 ATTACKS: Final = "/src/tests/system/hostile/attacks.py"
 TARGETS: Final = "/src/tests/system/hostile/targets.py"
 
@@ -18,7 +19,7 @@ type Results = dict[str, list[str | None]]
 
 _CONFIG: Final = """
 [service.{name}]
-command = ["/usr/bin/python3", "-IS", "{program}", "serve"]
+command = ["/usr/bin/python3", "-IS", "{program}"]
 listen = "{listen}"
 idle_timeout = 0
 tasks_max = 64
@@ -74,7 +75,7 @@ class Scene:
             "LimitNOFILE=8192",
             "--working-directory=/var/lib/private",
         ]
-        command = [*command, "/usr/bin/python3", "-IS", ATTACKS, "try", *names]
+        command = [*command, "/usr/bin/python3", "-IS", ATTACKS, *names]
         return dict(json.loads(self.box.run(command, input=json.dumps(self.targets)).stdout))
 
     def _ask(self, tenant: Tenant, path: str, body: object) -> Results:
@@ -87,9 +88,7 @@ class Scene:
 def scene(box: Box) -> Iterator[Scene]:
     """Set the scene, and clear it away."""
     services = {"hostile": "port", "hostile-socket": "socket", "hostile-fd": "fd"}
-    text = "".join(
-        _CONFIG.format(name=name, listen=listen, program=ATTACKS) for name, listen in services.items()
-    )
+    text = "".join(_CONFIG.format(name=name, listen=listen, program=APP) for name, listen in services.items())
     tenants = [Tenant(box, f"{name}:{id_}") for name in services for id_ in ("mallory", "victim")]
     try:
         box.run(f"set -e\n{_OUTSIDE}")
