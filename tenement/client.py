@@ -45,13 +45,13 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Connects to the system bus."""
-        from dbus_fast import BusType
-        from dbus_fast.aio import MessageBus
         from dbus_fast.errors import AuthError
+
+        from tenement.bus import message_bus
 
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+                self._bus = await message_bus().connect()
         except (OSError, AuthError, EOFError) as error:
             # A timeout is an OSError too.
             raise Unreachable("The system bus (dbus.service) does not answer") from error

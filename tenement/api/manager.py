@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from dbus_fast import BusType, Message, MessageType, Variant
+from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from tenement.bus import message_bus
 from tenement.client import BUS_NAME, INTERFACE, OBJECT_PATH, error_from_bus
 from tenement.errors import Internal, Unreachable
 from tenement.systemd import Systemd, SystemdError
@@ -130,8 +131,7 @@ class Manager:
             if self._bus is None or not self._bus.connected:
                 try:
                     async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-                        self._bus = await bus.connect()
+                        self._bus = await message_bus(descriptors=True).connect()
                 except (OSError, EOFError) as error:
                     raise Unreachable("The system bus (dbus.service) does not answer") from error
             return self._bus

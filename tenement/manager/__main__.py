@@ -15,12 +15,13 @@ from dbus_fast import Message, MessageType, NameFlag, RequestNameReply
 from dbus_fast.aio import MessageBus
 from systemd.journal import JournalHandler
 
+from tenement.bus import message_bus
 from tenement.errors import TenementError
 from tenement.manager import bus_service
 from tenement.manager.bus_service import BusService
 from tenement.manager.configuration import Configuration
 from tenement.manager.interface import methods
-from tenement.manager.manager import STATE_DIRECTORY, Manager, check_systemd, connect
+from tenement.manager.manager import STATE_DIRECTORY, Manager, check_systemd
 from tenement.registry import Registry
 from tenement.systemd import Systemd
 
@@ -42,7 +43,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
-        bus = await connect()
+        bus = await message_bus(descriptors=True).connect()
         async with self._manager(bus) as manager:
             loop.add_signal_handler(signal.SIGHUP, self._begin_reload, manager)
             self._notifier.notify("READY=1")

@@ -10,9 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from dbus_fast import BusType
-from dbus_fast.aio import MessageBus
-
 from tenement.config import Config
 from tenement.errors import NotFound, StartFailed, TenementError
 from tenement.lifecycle import AWAKE, Goal, State
@@ -392,8 +389,3 @@ async def check_systemd(systemd: Systemd) -> int:
             f"systemd {version} is too old: tenement needs {SYSTEMD_MIN} or newer (Debian 13 has 257)"
         )
     return version
-
-
-async def connect() -> MessageBus:
-    """A connection to the system bus that can carry file descriptors. Raises OSError and the like."""
-    return await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True).connect()

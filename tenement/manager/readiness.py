@@ -13,8 +13,8 @@ from typing import Final
 
 from tenement.unit_properties import PROXY_SOURCE
 
-# An app is noticed on average after half a pause, and a pause is a tenth of the time waited so far: the wait is
-# 5 % longer than it must be, and a slow start costs some dozens of attempts.
+# An app is noticed on average after half a pause, and a pause is a tenth of the time waited so far: the wait
+# is 5 % longer than it must be, and a slow start costs some dozens of attempts.
 FIRST_PAUSE_S: Final = 0.001
 LONGEST_PAUSE_S: Final = 0.05
 PAUSE_GROWTH: Final = 1.1

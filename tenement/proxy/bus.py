@@ -10,10 +10,11 @@ import logging
 from typing import Any, Final, Protocol
 
 import msgspec
-from dbus_fast import BusType, Message, MessageFlag, MessageType
+from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusError
 
+from tenement.bus import message_bus
 from tenement.errors import Internal, TenementError, Unreachable, from_dbus
 from tenement.proxy.routes import Change
 
@@ -128,10 +129,7 @@ class ManagerBus:
     # Private
 
     async def _connect(self) -> None:
-        if self._address is None:
-            bus = MessageBus(bus_type=BusType.SYSTEM)
-        else:
-            bus = MessageBus(bus_address=self._address)
+        bus = message_bus(self._address)
         await bus.connect()
         self._bus = bus
         bus.add_message_handler(self._on_message)
