@@ -1,7 +1,7 @@
 """Autobahn's WebSocket cases, as kosoku runs them, through the proxy and without it.
 
-The app's own server (aiohttp) does not pass every case. What counts is that the proxy is not seen: each case
-must have the outcome through it that it has without. Left out are the cases about compression: to a proxy
+The app's own server (aiohttp) does not pass every case. What counts is that the proxy is not seen: no case
+may end worse through it than without. Left out are the cases about compression: to a proxy
 their frames are like any others.
 """
 
@@ -48,7 +48,7 @@ def verdicts(address: str, reports: Path, *cases: str) -> Verdicts:
     return {case: (each["behavior"], each["behaviorClose"]) for case, each in report.items()}
 
 
-def test_the_cases_of_autobahn_end_as_without_the_proxy(
+def test_no_case_of_autobahn_ends_worse_than_without_the_proxy(
     box: Box, tenant: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box.write_config("conform", f'[service.conform]\ncommand = ["/usr/bin/python3", "-I", "/src/{APP}"]\n')

@@ -2,14 +2,14 @@
 
 import asyncio
 
+from manager_world import World, config, run
+
 from tenement.config import Config, Settings
 from tenement.errors import TenementError
 from tenement.lifecycle import Goal, State
 from tenement.manager.arming import Arming
 from tenement.manager.units import UnitFailed
 from tenement.names import TenantName
-
-from manager_world import World, config, run
 
 NAMES = [TenantName("notes", f"t{number}") for number in range(5)]
 

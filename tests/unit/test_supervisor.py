@@ -3,13 +3,12 @@
 import asyncio
 
 import pytest
+from manager_world import ALICE, BOB, START_S, World, config, run
 
 from tenement.errors import Conflict, Disabled, NotFound, StartFailed, StartTimeout
 from tenement.lifecycle import Goal, State
 from tenement.manager.units import UnitFailed
 from tenement.names import TenantName
-
-from manager_world import ALICE, BOB, START_S, World, config, run
 
 ONE, TWO = bytes(16), bytes(range(16))
 
