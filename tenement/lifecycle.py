@@ -596,7 +596,7 @@ class Lifecycle:
         if self.goal is not None:
             if self.leases or self.policy.notice_s:
                 yield Revoke(self.generation, self.reason or "asleep")
-                self.drain_at = now + self.policy.drain_timeout_s
+                self.drain_at = now + (self.policy.drain_timeout_s if self.leases else self.policy.notice_s)
                 self._become(State.DRAINING, now)
             else:
                 self._become(State.STOPPING, now)

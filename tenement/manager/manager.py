@@ -24,6 +24,7 @@ from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
 from tenement.manager.limits import RunningLimits
 from tenement.manager.rollout import Rollouts
+from tenement.manager.sticky_key import sticky_key
 from tenement.manager.storage import Quotas
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Units
@@ -71,6 +72,7 @@ class Manager:
         self.deploys = Deploys(self._supervisor, registry, self._register, self._tell_weights)
         self._addresses = own_addresses()
         self._address_watch: AddressWatch | None = None
+        self._sticky_key = sticky_key(STATE_DIRECTORY / "sticky.key")
         self._serial = 0
         self._background: set[asyncio.Task[None]] = set()
 
@@ -140,7 +142,7 @@ class Manager:
         document = routes.document(
             self._supervisor.config, self._supervisor.tenants.values(), self.certificates.domains.owners
         )
-        document |= self.certificates.document()
+        document |= self.certificates.document() | {"sticky_key": self._sticky_key}
         return self._serial, json.dumps(document, separators=(",", ":"))
 
     def worker_gone(self, worker: str) -> None:

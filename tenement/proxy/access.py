@@ -50,6 +50,11 @@ class AccessLog:
         else:
             self._dropped += 1
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to flush."""
+        return bool(self._queue or self._dropped)
+
     def flush(self) -> None:
         """Send what was collected, as much as the journal takes."""
         if self._dropped:

@@ -22,6 +22,7 @@ from tenement.proxy.limits import Gate
 from tenement.proxy.request_head import RequestHead
 from tenement.proxy.response_head import ResponseHead
 from tenement.proxy.routes import Policy, Root, Service, Tenant
+from tenement.proxy.tunnels import CLOSE_GOING_AWAY
 from tenement.proxy.upstream import UpstreamConnection, UpstreamPool
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Exchange:
     # What most requests never change lives in the class: making one has to be cheap.
     takes_body = False
     tunnel = False
+    _leaseless = False
+    _held_back = b""
     _request_id = b""
     _tenant: Tenant | None = None
     _target_name = ""
@@ -151,6 +154,9 @@ class Exchange:
     def client_sent(self, data: bytes) -> None:
         """Pass on bytes of an upgraded connection."""
         assert self._upstream is not None
+        if self._leaseless and not self._renews():
+            self._held_back += data
+            return
         self._upstream.write(data)
         if self._half_closed:
             self._silent_since = self._worker.now
@@ -213,6 +219,12 @@ class Exchange:
     def lease_granted(self, lease: Lease[UpstreamPool]) -> None:
         """See leases.Waiter."""
         self._waiting = False
+        if self._leaseless:
+            self._worker.leases.finish(lease, monotonic())
+            self._client.resume_body()
+            held_back, self._held_back = self._held_back, b""
+            self.client_sent(held_back)
+            return
         self._lease = lease
         self._send(lease)
 
@@ -220,6 +232,9 @@ class Exchange:
         """See leases.Waiter."""
         self._waiting = False
         log.info("%s: no lease: %s", self._target_name, error)
+        if self._leaseless:
+            self.go_away()
+            return
         status = error.http_status
         retry_after_s = error.retry_after_s
         if status in (502, 503, 504) and retry_after_s is None and error.code != "Disabled":
@@ -292,6 +307,10 @@ class Exchange:
         early = self._client.take_buffered()
         if early and self._upstream is not None:
             self._upstream.write(early)
+        if self._policy.idle_ignores_upgrades and self._lease is not None:
+            lease, self._lease, self._leaseless = self._lease, None, True
+            self._worker.tunnels.add(self._target_name, self)
+            self._worker.leases.finish(lease, monotonic())
 
     def answer_whole(self, head: ResponseHead, data: bytes) -> None:
         """Pass on an answer that has come at once."""
@@ -377,7 +396,25 @@ class Exchange:
             self._window_at, self._window_bytes = monotonic(), self._received
         self._client.resume_body()
 
+    def go_away(self) -> None:
+        """See tunnels.Tunnel."""
+        if b"websocket" in self.head.fields.upgrade.lower():
+            self._write(CLOSE_GOING_AWAY)
+        self._finish_tunnel()
+
     # Private: the way to the app
+
+    def _renews(self) -> bool:
+        """Whether there is a lease on the tenant, which lasts on; asks for one if there is none."""
+        lease = self._worker.leases.held.get(self._target_name)
+        if lease is not None:
+            lease.idle_since = monotonic()
+            return True
+        if not self._waiting and self._tenant is not None:
+            self._waiting = True
+            self._client.pause_body()
+            self._worker.leases.wait(self._tenant, self)
+        return False
 
     def _begin_root(self, root: Root) -> None:
         """Send a request to tenement's own API: no tenant, no lease."""
@@ -575,6 +612,8 @@ class Exchange:
         if self._gate is not None:
             self._gate.in_flight -= 1
             self._gate = None
+        if self._leaseless:
+            worker.tunnels.remove(self._target_name, self)
         worker.counters.count(self._target_name, self._status, now - self._started, self._sent)
         if self._status >= worker.access.threshold:
             self._log(now - self._started)

@@ -128,6 +128,11 @@ class Leases[P: Pool]:
         self._fixed: dict[str, Lease[P]] = {}
         self._renewal: asyncio.Task[None] | None = None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no lease is held, wanted or to be cut."""
+        return not (self.held or self._wanted or self._retired)
+
     def fixed(self, name: str, address: str) -> Lease[P]:
         """A lease for an upstream that is not a tenant and never sleeps: nothing is asked of the manager."""
         lease = self._fixed.get(address)

@@ -38,6 +38,10 @@ class Gates:
     def __init__(self) -> None:
         self._gates: dict[str, Gate] = {}
 
+    def __len__(self) -> int:
+        """How many tenants have one."""
+        return len(self._gates)
+
     def of(self, tenant: str, now: float, rate: float) -> Gate:
         """The tenant's gate, a full one if it is new."""
         gate = self._gates.get(tenant)

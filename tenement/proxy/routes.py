@@ -32,6 +32,7 @@ class Policy(msgspec.Struct, frozen=True):
     rate_limit_rps: float = 0
     sticky: bool = False
     waiting_page: bool = False
+    idle_ignores_upgrades: bool = False
 
 
 class TenantEntry(msgspec.Struct, frozen=True):

@@ -86,6 +86,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
         worker = self._worker
+        worker.watch()
         settings = worker.settings
         self._transport.set_write_buffer_limits(settings.write_high_bytes, settings.write_low_bytes)
         name = transport.get_extra_info("peername")

@@ -233,6 +233,7 @@ class Tls:
             return
         self._wakes -= 1
         self._early += 1
+        worker.watch()
         worker.leases.wait(tenant, EarlyWake(worker.leases, self._woken))
 
     def _woken(self) -> None:

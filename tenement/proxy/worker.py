@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -32,6 +33,7 @@ from tenement.proxy.server import ClientConnection
 from tenement.proxy.settings import Settings
 from tenement.proxy.sticky import Sticky
 from tenement.proxy.tls import Tls
+from tenement.proxy.tunnels import Tunnels
 from tenement.proxy.upstream import Connector, UpstreamPool
 
 log = logging.getLogger(__name__)
@@ -71,9 +73,11 @@ class Worker:
         self.leases: Leases[UpstreamPool]
         self.tls = Tls(self)
         self.sticky = Sticky("")
+        self.tunnels = Tunnels()
         self._connector = Connector(settings)
         self._clients: dict[ClientConnection, None] = {}
         self._empty = asyncio.Event()
+        self._watching = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._id_prefix = secrets.token_hex(6).encode()
         self._id_count = 0
@@ -111,6 +115,7 @@ class Worker:
     def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
         """A lease was called back."""
         self.leases.revoked(service, id_, generation, reason)
+        self.tunnels.go_away(f"{service}:{id_}")
 
     def manager_back(self) -> None:
         """A new manager knows none of our leases."""
@@ -157,9 +162,16 @@ class Worker:
         if self.draining and not self._clients:
             self._empty.set()
 
-    async def sweep(self, alive: Callable[[], None] = lambda: None) -> None:
-        """Look at all deadlines, again and again, until cancelled; call `alive` each time."""
+    def watch(self) -> None:
+        """There is a connection now, and so deadlines to look at."""
+        if not self._watching.is_set():
+            self.now = monotonic()
+            self._watching.set()
+
+    async def sweep(self) -> None:
+        """Look at all deadlines, again and again as long as there are any, until cancelled."""
         while True:
+            await self._watching.wait()
             await asyncio.sleep(self.settings.sweep_interval_s)
             now = self.now = monotonic()
             for client in list(self._clients):
@@ -174,7 +186,8 @@ class Worker:
                 lease.pool.sweep(now)
             self.gates.sweep(now)
             self.access.flush()
-            alive()
+            if not (self._clients or self.gates or self.access.pending) and self.leases.quiet:
+                self._watching.clear()
 
     async def drain(self) -> None:
         """End: see the top of the module."""
@@ -240,7 +253,8 @@ async def run(
     worker.use_bus(bus)
     background = [
         loop.create_task(bus.run()),
-        loop.create_task(worker.sweep(partial(notifier.notify, "WATCHDOG=1"))),
+        loop.create_task(worker.sweep()),
+        loop.create_task(_watchdog(notifier)),
     ]
     try:
         notifier.notify("STATUS=Waiting for the manager's routes")
@@ -256,6 +270,14 @@ async def run(
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _watchdog(notifier: sdnotify.SystemdNotifier) -> None:
+    """Tell systemd that the loop turns, if it wants to know: see WatchdogSec= in systemd.service(5)."""
+    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 3_000_000
+    while interval_s:
+        await asyncio.sleep(interval_s)
+        notifier.notify("WATCHDOG=1")
 
 
 async def _either(*events: asyncio.Event) -> None:

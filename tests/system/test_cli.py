@@ -188,8 +188,8 @@ def test_ps_costs_little_more_than_the_interpreter_and_its_event_loop(box: Box) 
         box.run(command)
         return time.monotonic() - began
 
-    # A quarter of a second on a quiet machine, where this import takes 60 ms. The best of some, taken in turns: other
-    # processes may be busy.
+    # A quarter of a second on a quiet machine, where this import takes 60 ms. The best of some, taken in
+    # turns: other processes may be busy.
     pairs = [(once("ten ps"), once("python3 -c 'import asyncio, ssl, inspect'")) for _ in range(7)]
     assert min(ours for ours, _ in pairs) < 3 * min(theirs for _, theirs in pairs)
 

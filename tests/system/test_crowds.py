@@ -151,7 +151,7 @@ class Restless:
         """Put one tenant after the other to sleep, and visit it when it is armed."""
         for app in itertools.islice(itertools.cycle(self._apps), count):
             await client.stop(app.service, app.id)
-            while (await client.list(app.name))[0]["state"] != "armed":
+            while (await client.list(app.name))[0]["state"] != "armed":  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.01)
             self.armed += 1
             await visitor.visit(app)

@@ -1,5 +1,6 @@
 """Versions side by side: a new one gets requests once it is healthy, and all of them in one step."""
 
+import collections
 import http.client
 import json
 import threading
@@ -131,3 +132,41 @@ def test_a_request_under_way_is_finished_by_the_version_that_has_it(box: Box, sh
     thread.join()
     assert slow == [b"r1 r1"]
     assert box.http("shop.localhost").body == b"r2 r2"
+
+
+def ask(connection: http.client.HTTPConnection, **fields: str) -> http.client.HTTPResponse:
+    connection.request("GET", "/", headers={"Host": "shop.localhost", **fields})
+    return connection.getresponse()
+
+
+def test_requests_are_shared_by_weight(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1 --weight 90; ten deploy shop:r2 --weight 10")
+    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+    total = 20_000
+    answers = collections.Counter(ask(connection).read() for _ in range(total))
+    expected = {b"r1 r1": total * 0.9, b"r2 r2": total * 0.1}
+    assert answers.keys() == expected.keys()
+    # One degree of freedom: a right split exceeds this once in a million runs.
+    assert sum((answers[key] - count) ** 2 / count for key, count in expected.items()) < 23.9
+
+
+def test_a_sticky_visitor_stays_with_a_version_whatever_restarts(box: Box, shop: str) -> None:
+    box.write_config("shop", TOML + "sticky = true\n")
+    box.run("ten deploy shop:r1; ten deploy shop:r2")
+    seen = set()
+    for _ in range(6):
+        connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+        first = ask(connection)
+        cookie = (first.getheader("Set-Cookie") or "").partition(";")[0]
+        version = first.read()
+        assert cookie, "no cookie came"
+        seen.add((cookie, version))
+    box.run("systemctl restart tenement-manager")
+    for cookie, version in seen:
+        for _ in range(10):
+            connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+            assert ask(connection, Cookie=cookie).read() == version
+    # A cookie that the proxy did not make counts for nothing.
+    forged = cookie[:-1] + ("0" if cookie[-1] != "0" else "1")
+    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+    assert ask(connection, Cookie=forged).getheader("Set-Cookie")

@@ -118,6 +118,18 @@ def test_stop_drains_revokes_and_starts_again_for_those_who_wait():
     assert tenant.step(Done(tenant.op), 5) == [Enqueue()]
 
 
+def test_connections_that_idleness_ignores_get_notice_before_a_stop_and_a_freeze():
+    tenant = running(Policy(idle_timeout_s=100, freeze_timeout_s=10, drain_timeout_s=30, notice_s=0.1))
+    tenant.step(Release(":1.1", tenant.generation), 5)
+    frozen = tenant.step(Tick(), 15)
+    assert frozen[0] == Revoke(tenant.generation, "frozen") and verbs(frozen) == [Verb.FREEZE]
+    tenant.step(Done(tenant.op), 15)
+    tenant.step(Tick(), 105)
+    assert tenant.step(Done(tenant.op), 105) == [Revoke(tenant.generation, "asleep")]
+    assert tenant.deadline() == pytest.approx(105.1)
+    assert verbs(tenant.step(Tick(), 105.1)) == [Verb.STOP]
+
+
 def test_drain_ends_at_its_deadline():
     tenant = running()
     tenant.step(Leave(Goal.SLEEP, "stopped"), 2)

@@ -236,3 +236,26 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(here: Site):
     await client.head()
     client.writer.transport.pause_reading()
     await asyncio.wait_for(ended.wait(), 3)
+
+
+@at_a_site(lease_linger_s=0.05)
+async def test_a_worker_with_nothing_to_do_does_nothing(here: Site):
+    await here.app(replies(ok()))
+    assert not here.worker._watching.is_set()
+    client = await here.client()
+    client.send(get())
+    await client.head()
+    assert here.worker._watching.is_set()
+    client.reset()
+    # The lease lingers; then there is nothing to look at any more.
+    await eventually(lambda: not here.worker._watching.is_set())
+    assert here.manager.released == [("notes:alice", 1)]
+
+
+@at_a_site(head_timeout_s=5.0)
+async def test_deadlines_after_a_long_quiet_time_are_counted_from_now(here: Site):
+    await here.app(replies(ok()))
+    here.worker.now -= 3600
+    client = await here.client()
+    client.send(get())
+    assert b" 200 " in await client.head()

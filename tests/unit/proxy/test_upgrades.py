@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tenement.errors import Disabled
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, eventually, fields, get, ok
 
 HANDSHAKE = get(
@@ -197,3 +198,56 @@ async def test_an_upgraded_connection_keeps_the_lease(here: Site):
     assert here.manager.released == []
     client.reset()
     await eventually(lambda: here.manager.released == [("notes:alice", 1)])
+
+
+async def echoing(app: Conversation) -> None:
+    await app.head()
+    app.send(SWITCHED)
+    while data := await app.some():
+        app.send(data)
+
+
+@at_a_site(lease_linger_s=0.05)
+async def test_an_upgrade_that_idleness_ignores_holds_no_lease_but_sends_under_one(here: Site):
+    here.policy(idle_ignores_upgrades=True)
+    await here.app(echoing)
+    client = await here.client()
+    client.send(HANDSHAKE)
+    await client.head()
+    await eventually(lambda: here.manager.released == [("notes:alice", 1)])
+    here.manager.gate.clear()
+    client.send(b"\x81\x03abc")
+    await eventually(lambda: len(here.manager.calls) == 2)
+    # More comes while the lease is waited for, and nothing passes.
+    client.send(b"\x81\x03def")
+    here.manager.gate.set()
+    assert await client.exactly(10) == b"\x81\x03abc\x81\x03def"
+    await eventually(lambda: here.manager.released == [("notes:alice", 1)] * 2)
+
+
+@at_a_site()
+async def test_an_upgrade_that_idleness_ignores_is_told_before_its_tenant_sleeps(here: Site):
+    here.policy(idle_ignores_upgrades=True)
+    app = await here.app(echoing)
+    client = await here.client()
+    client.send(HANDSHAKE)
+    await client.head()
+    here.worker.revoked("notes", "bob", 1, "asleep")
+    client.send(b"\x81\x03abc")
+    assert await client.exactly(5) == b"\x81\x03abc"
+    here.worker.revoked("notes", "alice", 1, "asleep")
+    assert await client.rest() == b"\x88\x02\x03\xe9"
+    await eventually(lambda: not app._tasks)
+
+
+@at_a_site(lease_linger_s=0.05)
+async def test_an_upgrade_whose_tenant_does_not_wake_is_told_so(here: Site):
+    here.policy(idle_ignores_upgrades=True)
+    await here.app(echoing)
+    client = await here.client()
+    client.send(HANDSHAKE)
+    await client.head()
+    await eventually(lambda: bool(here.manager.released))
+    here.manager.errors["notes:alice"] = Disabled("notes:alice: disabled", tenant="notes:alice")
+    client.send(b"\x81\x03abc")
+    assert await client.rest() == b"\x88\x02\x03\xe9"
