@@ -138,6 +138,9 @@ class Running(Protocol):
     table: Table
     leases: Leases[Any]
 
+    def watch(self) -> None:
+        """There will be a lease, and so a deadline to look at."""
+
 
 class Tls:
     """Everything of TLS that one worker has. `worker` gives the routes and the leases in force."""

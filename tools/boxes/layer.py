@@ -52,7 +52,7 @@ TEST_PACKAGES = (
     "python3-venv",
     "strace",
 )
-# A real browser, and promtool, for tests of what people and Prometheus see. Large, and needed by `make test` only.
+# A real browser, and promtool, for tests of what people and Prometheus see. Large, and for `make test` only.
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core", "prometheus")
 # Clients that others wrote: each has its own idea of HTTP. ab speaks HTTP/1.0, hey is Go's net/http.
 CLIENT_PACKAGES = (
