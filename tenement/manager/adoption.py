@@ -3,8 +3,10 @@
 This is what makes a restart, an upgrade or a crash of the manager harmless to the tenants.
 """
 
+import asyncio
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +14,10 @@ import msgspec
 
 from tenement import unit_properties
 from tenement.config import DIRECTORY, Service
+from tenement.errors import TenementError
 from tenement.lifecycle import State
 from tenement.manager.supervisor import Supervisor, Tenant
-from tenement.manager.units import Instance, Units
+from tenement.manager.units import Instance, UnitFailed, Units
 from tenement.manager.verdict import Facts
 from tenement.names import TenantName
 from tenement.systemd import SERVICE, UNIT, Systemd, SystemdError, UnitState
@@ -23,6 +26,8 @@ from tenement.unit_properties import Launch, gate_path
 log = logging.getLogger(__name__)
 
 _PATTERN: Final = "tenement-*@*.service"
+# systemd goes on with the stop by itself; this only ends our waiting.
+_ORPHAN_STOP_S: Final = 15.0
 
 
 async def adopt_all(systemd: Systemd, supervisor: Supervisor, units: Units) -> int:
@@ -44,8 +49,14 @@ async def adopt_all(systemd: Systemd, supervisor: Supervisor, units: Units) -> i
 async def _stop_orphan(units: Units, name: TenantName, row: UnitState) -> None:
     if row.active in ("active", "activating", "reloading", "deactivating"):
         log.warning("%s runs, but there is no such tenant, or not any more: stopping it", row.name)
-        await units.thaw(name)
-        await units.stop(name, None)
+        try:
+            # systemd does not stop what is frozen, and does not thaw what is stopping already.
+            with suppress(UnitFailed):
+                await units.thaw(name)
+            async with asyncio.timeout(_ORPHAN_STOP_S):
+                await units.stop(name, None)
+        except (TenementError, TimeoutError) as error:
+            log.warning("%s is not stopped yet, going on without: %s", row.name, error)
     await units.forget_failure(name)
 
 

@@ -6,6 +6,7 @@ Who may call what is decided by the bus policy (dev.tenement.Manager.conf) befor
 import asyncio
 import logging
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -152,6 +153,10 @@ class BusService:
             reply = Message.new_method_return(message, signature, body)
         except TenementError as error:
             reply = Message.new_error(message, error.dbus_name, str(error))
+        except sqlite3.Error as error:
+            log.error("%s: the registry: %s", method.name, error)
+            fault = Internal(f"the registry in /var/lib/tenement-manager cannot be used: {error}")
+            reply = Message.new_error(message, fault.dbus_name, str(fault))
         except Exception:
             log.exception("%s failed", method.name)
             fault = Internal(

@@ -266,7 +266,11 @@ class Manager:
         elif State.DISABLED in (tenant.state, before):
             self._route_changed(tenant)
         elif tenant.state is State.ASLEEP and before in AWAKE and tenant.last_used_at is not None:
-            self._registry.set_last_used(tenant.name, tenant.last_used_at)
+            try:
+                self._registry.set_last_used(tenant.name, tenant.last_used_at)
+            except sqlite3.Error as error:
+                # It only decides whom to arm. A full disk must not keep tenants from falling asleep.
+                log.warning("%s: the time of its last use is not kept: %s", tenant.name, error)
 
     def idle(self, tenant: Tenant) -> None:
         """Perhaps there are too many."""
