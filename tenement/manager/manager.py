@@ -5,6 +5,7 @@ import grp
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -258,7 +259,10 @@ class Manager:
         for part in (self._arming, self._health, self._limits, self._quotas, self.web):
             part.changed(tenant, before)
         if tenant.state is State.GONE:
-            self._registry.remove(tenant.name)
+            try:
+                self._registry.remove(tenant.name)
+            except sqlite3.Error as error:
+                log.error("%s: removed, but will be back when the manager restarts: %s", tenant.name, error)
             self.certificates.domains.forget(tenant.name)
             self.certificates.names_changed()
             self.rollouts.changed(tenant)
