@@ -2,7 +2,8 @@
 
 from typing import Final
 
-_FORGET_AFTER_S: Final = 60.0
+# By then every bucket is full again, as a new one is: it holds a second's worth.
+_FORGET_AFTER_S: Final = 2.0
 
 
 class Gate:
@@ -50,6 +51,6 @@ class Gates:
         return gate
 
     def sweep(self, now: float) -> None:
-        """Forget gates that nobody used for a minute."""
+        """Forget gates that nobody used for a while."""
         for tenant in [tenant for tenant, gate in self._gates.items() if gate.idle(now)]:
             del self._gates[tenant]
