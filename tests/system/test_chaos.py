@@ -124,7 +124,7 @@ def test_a_full_disk_stops_no_tenant_and_is_told_to_the_operator(box: Box, tenan
     size = int(box.run(f"du -sk --apparent-size {directory}").stdout.split()[0])
     box.run(
         f"cp -a {directory} /run/registry-copy"
-        f" && mount -t tmpfs -o size={size + 64}k,mode=0700 tmpfs {directory}"
+        f" && mount -t tmpfs -o size={size + 256}k,mode=0700 tmpfs {directory}"
         f" && cp -a /run/registry-copy/. {directory} && systemctl start tenement-manager"
     )
     try:

@@ -79,6 +79,9 @@ class Visitor:
             self._streams = None
 
     async def _exchange(self, app: Tenant, target: str, body: bytes) -> tuple[int, bytes]:
+        if self._streams is not None and self._streams[0].at_eof():
+            # As every HTTP client does: a kept connection that was closed meanwhile is not used.
+            self.leave()
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", 80)
         reader, writer = self._streams
