@@ -55,8 +55,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset(
         {State.FREEZING, State.DRAINING, State.STOPPING, State.BACKOFF, State.FAILED, State.ASLEEP}
     ),
-    State.FREEZING: frozenset({State.FROZEN, State.RUNNING, State.BACKOFF, State.FAILED, State.ASLEEP}),
-    State.FROZEN: frozenset({State.THAWING, State.BACKOFF, State.FAILED, State.ASLEEP}),
+    State.FREEZING: frozenset({State.FROZEN, State.RUNNING, State.STOPPING, State.FAILED, State.ASLEEP}),
+    State.FROZEN: frozenset({State.THAWING, State.STOPPING, State.FAILED, State.ASLEEP}),
     State.THAWING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED, State.ASLEEP}),
     State.DRAINING: frozenset({State.STOPPING, State.FAILED, State.ASLEEP}),
     State.STOPPING: frozenset({State.ASLEEP, State.FAILED}),
@@ -511,9 +511,11 @@ class Lifecycle:
         elif self.leases:
             yield Revoke(self.generation, death.reason)
         draining = self.state is State.DRAINING
+        # systemd does not start a unit again that died frozen ("Cannot start frozen unit").
+        stuck = death.restarts and self.state in (State.FREEZING, State.FROZEN, State.THAWING)
         early = self.state is State.STARTING
         self._void_leases()
-        if draining:
+        if draining or stuck:
             if death.restarts:
                 self._become(State.STOPPING, now)
                 yield self._operate(Verb.STOP)

@@ -103,7 +103,8 @@ def _instance(
 
 def _state(facts: Facts, instance: Instance) -> State:
     if facts.restarting:
-        return State.BACKOFF
+        # A unit that died frozen is never started again.
+        return State.STOPPING if facts.values.get("FreezerState") == "frozen" else State.BACKOFF
     match facts.active:
         case "active" | "reloading" if instance.launch.armed:
             return State.ARMED

@@ -149,6 +149,17 @@ def test_crash_voids_leases_and_waiters_get_the_next_start():
     assert tenant.step(Release(":1.1", generation), 9) == [] and tenant.leases == {"b"}
 
 
+def test_unit_that_dies_frozen_is_stopped_and_started_for_who_waits():
+    tenant = running()
+    tenant.step(Release(":1.1", tenant.generation), 5)
+    tenant.step(Tick(), 15)
+    tenant.step(Done(tenant.op), 15)
+    assert tenant.state is State.FROZEN
+    assert verbs(tenant.step(Died("killed by SIGKILL", restarts=True), 20)) == [Verb.STOP]
+    assert tenant.step(Lease(2, "b"), 20) == []
+    assert tenant.step(Done(tenant.op), 21) == [Enqueue()]
+
+
 def test_app_that_exits_at_once_fails_every_waiting_caller_at_once():
     tenant = Lifecycle(POLICY)
     tenant.step(Lease(1, "a"), 0)
