@@ -262,9 +262,8 @@ def test_what_was_used(capsys: pytest.CaptureFixture[str]) -> None:
 # --- where a client comes from
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_the_app_learns_the_address_of_its_client_as_people_write_it(site: Site, address: str) -> None:
-    connection = http.client.HTTPConnection(address, timeout=30)
+def test_the_app_learns_the_address_of_its_client_as_people_write_it(site: Site) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", timeout=30)
     connection.request("GET", "/", headers={"Host": site.host, "X-Forwarded-For": "192.0.2.1"})
     fields = json.load(connection.getresponse())["fields"]
-    assert [value for name, value in fields if name.lower() == "x-forwarded-for"] == [address]
+    assert [value for name, value in fields if name.lower() == "x-forwarded-for"] == ["127.0.0.1"]
