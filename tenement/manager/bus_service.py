@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from dbus_fast import Message, MessageType, Variant
+from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from tenement import __version__
@@ -163,7 +163,9 @@ class BusService:
                 f"{method.name} failed inside the manager. See 'journalctl -u tenement-manager'."
             )
             reply = Message.new_error(message, fault.dbus_name, str(fault))
-        self._bus.send(reply)
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            # The bus refuses answers that nobody waits for, and says so in the journal each time.
+            self._bus.send(reply)
 
     async def _answer_with_fd(self, message: Message, fd: int) -> None:
         """Answer with a file descriptor, which is ours no longer once it is sent."""

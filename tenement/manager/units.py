@@ -43,6 +43,8 @@ from tenement.unit_properties import (
 
 _JOB_MARGIN_S: Final = 15.0
 _BACKLOG: Final = 1024
+# PID 1 watches the caller of each job, with a match rule for each; the bus allows it 512.
+_STOPS_MAX: Final = 256
 _GROUP_MAY_CONNECT: Final = 0o660
 
 
@@ -92,6 +94,7 @@ class Units:
         self._proxy_gid = proxy_gid
         self._own_addresses = own_addresses
         self._slices: dict[str, asyncio.Task[None]] = {}
+        self._stops = asyncio.Semaphore(_STOPS_MAX)
         self.ports = Ports()
 
     def prepare_directories(self) -> None:
@@ -195,10 +198,11 @@ class Units:
         """Stop the unit, until no process of it is left. Raises UnitFailed, UnitTimeout."""
         timeout_s = (service.stop_timeout_s if service else 90.0) + _JOB_MARGIN_S
         try:
-            result = await (await self._systemd.stop(name.unit)).result(timeout_s)
-            if result == "frozen":
-                await self._systemd.thaw(name.unit)
-                await (await self._systemd.stop(name.unit)).result(timeout_s)
+            async with self._stops:
+                result = await (await self._systemd.stop(name.unit)).result(timeout_s)
+                if result == "frozen":
+                    await self._systemd.thaw(name.unit)
+                    await (await self._systemd.stop(name.unit)).result(timeout_s)
         except SystemdError as error:
             if not error.name.endswith("NoSuchUnit"):
                 raise UnitFailed(f"cannot be stopped: {error}") from error
