@@ -4,10 +4,9 @@ import itertools
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -283,44 +282,6 @@ def test_an_app_that_prints_and_ends_at_once_loses_no_line(box: Box) -> None:
     for stream in ("out", "err"):
         of_stream = [line for line in lines() if line.startswith(stream)]
         assert of_stream == [f"{stream} {n}" for n in range(1, 6)] * runs
-
-
-@pytest.mark.parametrize(("user", "options"), [(None, "-o cat"), (OPERATOR, "--json")])
-def test_a_follower_sees_every_line_once_over_rotations(
-    box: Box, alice: str, user: str | None, options: str
-) -> None:
-    seen: list[str] = []
-
-    def read(lines: IO[str]) -> None:
-        seen.extend(json.loads(line)["message"] if "json" in options else line.rstrip("\n") for line in lines)
-
-    command = box.command(f"exec ten logs {alice} -f -n 0 {options}", user=user)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
-        assert follower.stdout is not None
-        reader = threading.Thread(target=read, args=(follower.stdout,))
-        reader.start()
-        try:
-            box.wait_for(lambda: _followed(box, alice) and seen, 20)
-            for number in range(30):
-                say(box, alice, f"{options} line {number}\n")
-                if number in (5, 15, 25):
-                    # What is vacuumed before journalctl has read it is gone for it, too.
-                    box.wait_for(lambda n=number: f"{options} line {n}" in seen, 10)  # type: ignore[misc]
-                    box.run("journalctl --rotate")
-            box.wait_for(lambda: f"{options} line 29" in seen, 10)
-            box.run("journalctl --vacuum-files=1 2>/dev/null")
-            say(box, alice, f"{options} line 30\n")
-            box.wait_for(lambda: f"{options} line 30" in seen, 10)
-        finally:
-            follower.terminate()
-            reader.join()
-    assert [line for line in seen if " line " in line] == [f"{options} line {number}" for number in range(31)]
-
-
-def _followed(box: Box, tenant: str) -> bool:
-    """Whether journalctl has the journal open by now."""
-    say(box, tenant, "are you there\n")
-    return box.run("pgrep -x journalctl", check=False).returncode == 0
 
 
 def test_the_log_reader_ends_with_its_client(box: Box, alice: str) -> None:
