@@ -1,14 +1,32 @@
 """Connections to the system bus."""
 
+import asyncio
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, cast
 
 from dbus_fast import BusType
 from dbus_fast.aio import MessageBus
 
 _FULL_FOR_S: Final = 5.0
+
+
+async def unless_lost[T](lost: "asyncio.Future[None]", work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` as long as there is a connection; `lost` is done when that ends.
+
+    A call that is made on a lost connection has no end: dbus-fast forgets it. Raises ConnectionError, once
+    `work` is cancelled and has cleared away.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ConnectionError("the bus closed the connection")
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class PatientSocket:

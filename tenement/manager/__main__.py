@@ -15,7 +15,7 @@ from dbus_fast import Message, MessageType, NameFlag, RequestNameReply
 from dbus_fast.aio import MessageBus
 from systemd.journal import JournalHandler
 
-from tenement.bus import message_bus
+from tenement.bus import message_bus, unless_lost
 from tenement.errors import TenementError
 from tenement.manager import bus_service
 from tenement.manager.bus_service import BusService
@@ -44,23 +44,32 @@ class Daemon:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         bus = await message_bus(descriptors=True).connect()
-        async with self._manager(bus) as manager:
-            loop.add_signal_handler(signal.SIGHUP, self._begin_reload, manager)
-            self._notifier.notify("READY=1")
-            watchdog = asyncio.create_task(self._watchdog())
-            lost = asyncio.create_task(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
-            stop = asyncio.create_task(self._stop.wait())
-            await asyncio.wait({lost, stop}, return_when=asyncio.FIRST_COMPLETED)
-            self._notifier.notify("STOPPING=1")
-            for task in (watchdog, lost, stop):
-                task.cancel()
-            await asyncio.gather(watchdog, lost, stop, *self._reloads, return_exceptions=True)
-        if not self._stop.is_set():
+        lost = asyncio.create_task(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+        try:
+            await unless_lost(lost, self._serve(bus))
+        except (OSError, EOFError):
+            if not lost.done():
+                raise
             # systemd starts it again, which adopts the tenants: simpler than to mend every half-done call.
             log.error("the system bus is gone; ending to be started again")
             return 1
-        bus.disconnect()
+        finally:
+            bus.disconnect()
+            await asyncio.gather(lost, return_exceptions=True)
         return 0
+
+    async def _serve(self, bus: MessageBus) -> None:
+        """Start, and work until SIGTERM."""
+        async with self._manager(bus) as manager:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload, manager)
+            self._notifier.notify("READY=1")
+            watchdog = asyncio.create_task(self._watchdog())
+            try:
+                await self._stop.wait()
+            finally:
+                self._notifier.notify("STOPPING=1")
+                watchdog.cancel()
+                await asyncio.gather(watchdog, *self._reloads, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _manager(self, bus: MessageBus) -> AsyncIterator[Manager]:

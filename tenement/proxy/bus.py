@@ -93,10 +93,12 @@ class ManagerBus:
             while True:
                 try:
                     async with asyncio.timeout(_CALL_TIMEOUT_S):
-                        await self._connect()
+                        bus = await message_bus(self._address).connect()
+                    lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+                    async with asyncio.timeout(_CALL_TIMEOUT_S):
+                        await unless_lost(lost, self._begin(bus))
                     retry_s = _FIRST_RETRY_S
-                    assert self._bus is not None
-                    await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+                    await lost
                     log.warning("the system bus closed the connection; connecting again")
                 except (OSError, EOFError, DBusError, TenementError, TimeoutError) as error:
                     log.warning("no connection to the system bus, trying again in %.1f s: %s", retry_s, error)
@@ -128,9 +130,8 @@ class ManagerBus:
 
     # Private
 
-    async def _connect(self) -> None:
-        bus = message_bus(self._address)
-        await bus.connect()
+    async def _begin(self, bus: MessageBus) -> None:
+        """Use a new connection."""
         self._bus = bus
         bus.add_message_handler(self._on_message)
         for rule in _RULES:
