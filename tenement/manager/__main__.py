@@ -54,7 +54,8 @@ class Daemon:
             log.error("the system bus is gone; ending to be started again")
             return 1
         finally:
-            bus.disconnect()
+            if not lost.done():
+                bus.disconnect()
             await asyncio.gather(lost, return_exceptions=True)
         return 0
 

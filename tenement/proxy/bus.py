@@ -14,7 +14,7 @@ from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusError
 
-from tenement.bus import message_bus
+from tenement.bus import message_bus, unless_lost
 from tenement.errors import Internal, TenementError, Unreachable, from_dbus
 from tenement.proxy.routes import Change
 
@@ -94,11 +94,8 @@ class ManagerBus:
                 try:
                     async with asyncio.timeout(_CALL_TIMEOUT_S):
                         bus = await message_bus(self._address).connect()
-                    lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
-                    async with asyncio.timeout(_CALL_TIMEOUT_S):
-                        await unless_lost(lost, self._begin(bus))
+                    await self._use(bus)
                     retry_s = _FIRST_RETRY_S
-                    await lost
                     log.warning("the system bus closed the connection; connecting again")
                 except (OSError, EOFError, DBusError, TenementError, TimeoutError) as error:
                     log.warning("no connection to the system bus, trying again in %.1f s: %s", retry_s, error)
@@ -130,8 +127,20 @@ class ManagerBus:
 
     # Private
 
+    async def _use(self, bus: MessageBus) -> None:
+        """Use a new connection until it is lost."""
+        lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                await unless_lost(lost, self._begin(bus))
+            await asyncio.wait({lost})
+        finally:
+            if not lost.done():
+                bus.disconnect()
+            await asyncio.gather(lost, return_exceptions=True)
+
     async def _begin(self, bus: MessageBus) -> None:
-        """Use a new connection."""
+        """Hear of the manager and its signals."""
         self._bus = bus
         bus.add_message_handler(self._on_message)
         for rule in _RULES:
