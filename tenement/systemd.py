@@ -87,9 +87,6 @@ class Job:
 ChangeHandler = Callable[[str, str, dict[str, Any]], None]
 """Called with (unit, interface, changed properties) for units whose names begin with the watched prefix."""
 
-FrozenHandler = Callable[[str], None]
-"""Called with a watched unit for which systemd refused a job, say a stop, because it is frozen."""
-
 
 class Systemd:
     """systemd's manager object, on a bus connection that somebody else owns."""
@@ -100,13 +97,10 @@ class Systemd:
         # JobRemoved can arrive before the reply that names the job.
         self._early: OrderedDict[str, str] = OrderedDict()
         self._on_change: ChangeHandler | None = None
-        self._on_frozen: FrozenHandler | None = None
-        self._units = ""
         self._prefix = ""
 
-    async def watch(self, prefix: str, on_change: ChangeHandler, on_frozen: FrozenHandler) -> None:
+    async def watch(self, prefix: str, on_change: ChangeHandler) -> None:
         """Subscribe to jobs, and to the properties of units whose name begins with `prefix`."""
-        self._units, self._on_frozen = prefix, on_frozen
         self._prefix, self._on_change = f"{_PATH}/unit/{unit_path(prefix).rpartition('/')[2]}", on_change
         self._bus.add_message_handler(self._on_message)
         for rule in (
@@ -139,10 +133,6 @@ class Systemd:
     async def kill(self, unit: str, signal: int) -> None:
         """Send a signal to every process of the unit. Raises SystemdError."""
         await self._manager("KillUnit", "ssi", [unit, "all", signal])
-
-    async def freeze(self, unit: str) -> None:
-        """Freeze all processes of the unit; returns when they are. Raises SystemdError."""
-        await self._manager("FreezeUnit", "s", [unit])
 
     async def thaw(self, unit: str) -> None:
         """Thaw a frozen unit; does nothing for one that is not. Raises SystemdError."""
@@ -228,9 +218,7 @@ class Systemd:
                 interface, changed, _ = message.body
                 self._on_change(unit, interface, {name: variant.value for name, variant in changed.items()})
         elif message.member == "JobRemoved" and message.interface == _MANAGER:
-            _, path, unit, result = message.body
-            if result == "frozen" and unit.startswith(self._units) and self._on_frozen is not None:
-                self._on_frozen(unit)
+            _, path, _, result = message.body
             future = self._jobs.pop(path, None)
             if future is None:
                 self._early[path] = result

@@ -109,7 +109,7 @@ def _state(facts: Facts, instance: Instance) -> State:
         case "active" | "reloading" if instance.launch.armed:
             return State.ARMED
         case "active" | "reloading":
-            return State.FROZEN if facts.values.get("FreezerState") == "frozen" else State.RUNNING
+            return State.FROZEN if Units.is_frozen(instance.name) else State.RUNNING
         case "activating":
             return State.STARTING
         case "deactivating":

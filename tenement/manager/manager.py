@@ -93,7 +93,7 @@ class Manager:
                 created_at=row.created_at,
                 last_used_at=row.last_used_at,
             )
-        await self._systemd.watch("tenement-", self._supervisor.unit_changed, self._supervisor.stop_refused)
+        await self._systemd.watch("tenement-", self._supervisor.unit_changed)
         adopted = await adopt_all(self._systemd, self._supervisor, self._units)
         log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
         await self._renew_slices()

@@ -319,13 +319,6 @@ class Supervisor:
                 level = logging.INFO if event.clean else logging.WARNING
                 log.log(level, "%s: %s", tenant.name, event.reason, extra=_journal(tenant))
 
-    def stop_refused(self, unit: str) -> None:
-        """systemd refused to stop a frozen unit, say for `systemctl stop`: thaw it, and stop it then."""
-        name = TenantName.parse_unit(unit)
-        tenant = self.tenants.get(name) if name else None
-        if tenant is not None and tenant.state is State.FROZEN:
-            self._feed(tenant, lifecycle.Leave(Goal.SLEEP, "stopped through systemd"))
-
     async def close(self) -> None:
         """Stop supervising. The units go on; the next manager adopts them."""
         tasks = []

@@ -169,11 +169,12 @@ class Units:
             self._check_listeners(instance.launch.port, await self._uid(instance.name, facts))
 
     async def freeze(self, name: TenantName) -> None:
-        """Freeze every process of the unit. Raises UnitFailed."""
-        try:
-            await self._systemd.freeze(name.unit)
-        except (SystemdError, TimeoutError) as error:
-            raise UnitFailed(f"cannot be frozen: {error}") from error
+        """Freeze every process of the unit. Raises UnitFailed.
+
+        Through the kernel and not through systemd: a unit that systemd 257 has frozen, and that is killed then
+        (by the OOM killer, say), can be neither thawed, stopped nor started until the next boot.
+        """
+        _set_frozen(name, True)
 
     @staticmethod
     def offer_memory(name: TenantName) -> None:
@@ -182,17 +183,22 @@ class Units:
         See "memory.reclaim" in the kernel's cgroup-v2 documentation: EAGAIN means that less was reclaimed.
         Without a memory controller there is no such file, and nothing happens.
         """
-        group = Path("/sys/fs/cgroup/tenement.slice") / name.slice / name.unit
+        group = _cgroup(name)
         with suppress(OSError):
             current = (group / "memory.current").read_text()
             (group / "memory.reclaim").write_text(current)
 
     async def thaw(self, name: TenantName) -> None:
         """Thaw the unit. Raises UnitFailed."""
+        _set_frozen(name, False)
+
+    @staticmethod
+    def is_frozen(name: TenantName) -> bool:
+        """Whether the unit is frozen, whoever did it."""
         try:
-            await self._systemd.thaw(name.unit)
-        except (SystemdError, TimeoutError) as error:
-            raise UnitFailed(f"cannot be thawed: {error}") from error
+            return (_cgroup(name) / "cgroup.freeze").read_text() == "1\n"
+        except OSError:
+            return False
 
     async def stop(self, name: TenantName, service: Service | None) -> None:
         """Stop the unit, until no process of it is left. Raises UnitFailed, UnitTimeout."""
@@ -396,3 +402,15 @@ class Units:
             return int(await self._systemd.get(name.unit, SERVICE, "UID"))
         except (SystemdError, TimeoutError) as error:
             raise UnitFailed(f"its user is not known: {error}") from error
+
+
+def _cgroup(name: TenantName) -> Path:
+    return Path("/sys/fs/cgroup/tenement.slice") / name.slice / name.unit
+
+
+def _set_frozen(name: TenantName, frozen: bool) -> None:
+    # See "cgroup.freeze" in the kernel's cgroup-v2 documentation.
+    try:
+        (_cgroup(name) / "cgroup.freeze").write_text("1" if frozen else "0")
+    except OSError as error:
+        raise UnitFailed(f"cannot be {'frozen' if frozen else 'thawed'}: {error.strerror}") from error
