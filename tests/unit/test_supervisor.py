@@ -62,20 +62,6 @@ def test_a_request_for_a_frozen_tenant_thaws_it_and_keeps_its_generation():
     run(story)
 
 
-def test_a_stop_of_a_frozen_tenant_by_somebody_else_is_carried_out():
-    async def story(world: World) -> None:
-        supervisor = world.begin(freeze_timeout_s=1.0)
-        _, generation = await supervisor.lease(ALICE, ":1.1")
-        supervisor.stop_refused(ALICE.unit)
-        assert world.state() is State.RUNNING
-        supervisor.release(ALICE, ":1.1", generation)
-        await world.until(State.FROZEN)
-        supervisor.stop_refused(ALICE.unit)
-        await world.until(State.ASLEEP, timeout_s=1)
-
-    run(story)
-
-
 def test_a_start_that_hangs_is_given_up_stopped_and_remembered():
     async def story(world: World) -> None:
         supervisor = world.begin(startup_timeout_s=5.0)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from ..conftest import Box, Response
@@ -94,10 +95,19 @@ class Tenant:
             for each in properties
         ]
 
+    @property
+    def cgroup(self) -> Path:
+        """The unit's cgroup, outside."""
+        name = f"tenement-{self.service.replace('-', r'\x2d')}.slice"
+        return self.box.cgroup / "tenement.slice" / name / self.unit
+
+    def frozen(self) -> bool:
+        """Whether the kernel keeps the unit's processes from running."""
+        return "frozen 1" in (self.cgroup / "cgroup.events").read_text()
+
     def processes(self) -> list[int]:
         """The processes in the unit's cgroup."""
-        path = self.box.cgroup / "tenement.slice" / f"tenement-{self.service.replace('-', r'\x2d')}.slice"
-        procs = path / self.unit / "cgroup.procs"
+        procs = self.cgroup / "cgroup.procs"
         return [int(pid) for pid in procs.read_text().split()] if procs.exists() else []
 
     def starts(self) -> list[str]:
