@@ -171,8 +171,8 @@ class Units:
     async def freeze(self, name: TenantName) -> None:
         """Freeze every process of the unit. Raises UnitFailed.
 
-        Through the kernel and not through systemd: a unit that systemd 257 has frozen, and that is killed then
-        (by the OOM killer, say), can be neither thawed, stopped nor started until the next boot.
+        Through the kernel and not through systemd: a unit that systemd 257 has frozen and that is killed then,
+        by the OOM killer, say, can be neither thawed, stopped nor started until the next boot.
         """
         _set_frozen(name, True)
 
