@@ -158,6 +158,9 @@ def _fields(entry: Entry, now: float) -> Iterable[tuple[str, str]]:
     yield "Last line", _text(entry, "last_line")
     yield "Invocation", _text(entry, "invocation_id")
     yield "Weight", _text(entry, "weight")
+    pinned = ", pinned" if entry.get("pinned") else ""
+    previous = f" (before: {_text(entry, 'previous_release')})" if entry.get("previous_release") else ""
+    yield "Release", _text(entry, "release") and _text(entry, "release") + pinned + previous
 
 
 def _text(entry: Entry, key: str) -> str:

@@ -4,9 +4,10 @@ import itertools
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -282,6 +283,47 @@ def test_an_app_that_prints_and_ends_at_once_loses_no_line(box: Box) -> None:
     for stream in ("out", "err"):
         of_stream = [line for line in lines() if line.startswith(stream)]
         assert of_stream == [f"{stream} {n}" for n in range(1, 6)] * runs
+
+
+@pytest.mark.parametrize(("user", "options"), [(None, "-o cat"), (OPERATOR, "--json")])
+def test_a_follower_sees_every_line_once_over_rotations(
+    box: Box, alice: str, user: str | None, options: str
+) -> None:
+    seen: list[str] = []
+
+    def read(lines: IO[str]) -> None:
+        seen.extend(json.loads(line)["message"] if "json" in options else line.rstrip("\n") for line in lines)
+
+    def until_shown(number: int) -> None:
+        box.wait_for(lambda: f"{options} line {number}" in seen, 10)
+
+    def greeted() -> bool:
+        say(box, alice, "are you there\n")
+        return bool(seen)
+
+    cgroup = box.cgroup / "follower"
+    command = box.command(f"exec ten logs {alice} -f -n 0 {options}", user=user, cgroup=cgroup)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        reader = threading.Thread(target=read, args=(follower.stdout,), daemon=True)
+        reader.start()
+        try:
+            box.wait_for(greeted, 20)
+            for number in range(30):
+                say(box, alice, f"{options} line {number}\n")
+                if number in (5, 15, 25):
+                    until_shown(number)
+                    box.run("journalctl --rotate")
+            # What is vacuumed before journalctl has read it would be gone for it, too.
+            until_shown(29)
+            box.run("journalctl --vacuum-files=1 2>/dev/null")
+            say(box, alice, f"{options} line 30\n")
+            until_shown(30)
+        finally:
+            # All of it: what nsenter has started would hold the pipe open.
+            (cgroup / "cgroup.kill").write_text("1")
+            reader.join(10)
+    assert [line for line in seen if " line " in line] == [f"{options} line {number}" for number in range(31)]
 
 
 def test_the_log_reader_ends_with_its_client(box: Box, alice: str) -> None:
