@@ -276,6 +276,10 @@ class Supervisor:
         """Have the unit of a held tenant gone, once its requests have ended. Raises Conflict."""
         self._feed(tenant, lifecycle.Leave(Goal.SLEEP, reason))
         await self._settled(tenant, self._patience_s(tenant.name))
+        if tenant.state is State.FAILED:
+            # A start that failed was on its way out already; who changes the tenant need not wait after it.
+            tenant.life.retry_at = 0.0
+            self._feed(tenant, lifecycle.Leave(Goal.SLEEP, reason))
         await self._units.forget_failure(tenant.name)
 
     def enable(self, name: TenantName) -> None:
