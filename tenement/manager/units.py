@@ -46,6 +46,7 @@ _BACKLOG: Final = 1024
 # PID 1 watches the caller of each job, with a match rule for each; the bus allows it 512.
 _STOPS_MAX: Final = 256
 _GROUP_MAY_CONNECT: Final = 0o660
+_THAWING_S: Final = 0.01
 
 
 class UnitFailed(TenementError):
@@ -94,6 +95,7 @@ class Units:
         self._proxy_gid = proxy_gid
         self._own_addresses = own_addresses
         self._slices: dict[str, asyncio.Task[None]] = {}
+        self._thawed: set[TenantName] = set()
         self._stops = asyncio.Semaphore(_STOPS_MAX)
         self.ports = Ports()
 
@@ -191,6 +193,7 @@ class Units:
     async def thaw(self, name: TenantName) -> None:
         """Thaw the unit. Raises UnitFailed."""
         _set_frozen(name, False)
+        self._thawed.add(name)
 
     @staticmethod
     def is_frozen(name: TenantName) -> bool:
@@ -202,6 +205,11 @@ class Units:
 
     async def stop(self, name: TenantName, service: Service | None) -> None:
         """Stop the unit, until no process of it is left. Raises UnitFailed, UnitTimeout."""
+        if name in self._thawed:
+            self._thawed.discard(name)
+            # A thread on its way out of the freezer takes no signal: SIGTERM would go to another one, and Python
+            # for one does not hear of it there while its main thread waits.
+            await asyncio.sleep(_THAWING_S)
         timeout_s = (service.stop_timeout_s if service else 90.0) + _JOB_MARGIN_S
         try:
             async with self._stops:
