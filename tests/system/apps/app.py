@@ -231,7 +231,10 @@ def main() -> None:
     app = App(listen())
     if not SETTINGS.get("STUBBORN"):
         signal.signal(signal.SIGTERM, lambda *_: terminate(app))
+    # Threads inherit the mask: SIGTERM is for this one, which would not hear of it if another got it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=app.serve, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     app.ending.wait()
     time.sleep(float(SETTINGS.get("EXIT_DELAY_S", 0)))
     os._exit(0)
