@@ -173,8 +173,8 @@ class Units:
     async def freeze(self, name: TenantName) -> None:
         """Freeze every process of the unit. Raises UnitFailed.
 
-        Through the kernel and not through systemd: a unit that systemd 257 has frozen and that is killed then,
-        by the OOM killer, say, can be neither thawed, stopped nor started until the next boot.
+        Through the kernel and not through systemd: a unit that systemd 257 has frozen and that is then killed,
+        say by the OOM killer, can be neither thawed, stopped nor started until the next boot.
         """
         _set_frozen(name, True)
 
@@ -207,8 +207,8 @@ class Units:
         """Stop the unit, until no process of it is left. Raises UnitFailed, UnitTimeout."""
         if name in self._thawed:
             self._thawed.discard(name)
-            # A thread on its way out of the freezer takes no signal: SIGTERM would go to another one, and Python
-            # for one does not hear of it there while its main thread waits.
+            # A thread on its way out of the freezer takes no signal: SIGTERM would go to another one, where a
+            # Python program, say, does not hear of it while its main thread waits.
             await asyncio.sleep(_THAWING_S)
         timeout_s = (service.stop_timeout_s if service else 90.0) + _JOB_MARGIN_S
         try:
