@@ -391,7 +391,8 @@ class Supervisor:
             for future in self._leavers.pop(tenant.name, ()):
                 if not future.done():
                     future.set_result(None)
-        if tenant.state is State.ASLEEP:
+        if tenant.state in (State.ASLEEP, State.QUEUED):
+            # Whoever waits during a stop goes from there to the queue at once.
             tenant.facts = Facts(previous=tenant.facts.invocation_id() or tenant.facts.previous)
         if tenant.state is State.RUNNING:
             tenant.served = True

@@ -173,7 +173,7 @@ class Units:
     async def freeze(self, name: TenantName) -> None:
         """Freeze every process of the unit. Raises UnitFailed.
 
-        Through the kernel and not through systemd: a unit that systemd 257 has frozen and that is then killed,
+        Through the kernel, not through systemd: a unit that systemd 257 has frozen and that is then killed,
         say by the OOM killer, can be neither thawed, stopped nor started until the next boot.
         """
         _set_frozen(name, True)
