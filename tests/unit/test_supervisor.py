@@ -241,6 +241,26 @@ def test_a_death_while_serving_voids_the_leases_and_the_restart_is_waited_for():
     run(story)
 
 
+def test_late_news_of_the_unit_before_is_no_death_of_the_one_that_follows_at_once():
+    async def story(world: World) -> None:
+        supervisor = world.begin()
+        await supervisor.lease(ALICE, "")
+        world.systemd_says(service={"MainPID": 7}, ActiveState="active", SubState="running", InvocationID=TWO)
+        stop = asyncio.create_task(supervisor.leave(ALICE, Goal.SLEEP, "tests"))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(supervisor.lease(ALICE, ":1.1"))
+        await world.until(State.STARTING)
+        world.systemd_says(
+            service={"MainPID": 0, "Result": "signal", "ExecMainCode": 2, "ExecMainStatus": 9},
+            ActiveState="failed", SubState="failed", InvocationID=TWO,
+        )  # fmt: skip
+        assert world.state() is State.STARTING
+        await waiting
+        await stop
+
+    run(story)
+
+
 def test_a_changed_service_rebuilds_its_armed_tenants_only():
     async def story(world: World) -> None:
         supervisor = world.begin()
