@@ -119,6 +119,7 @@ class Exchange:
             return
         lease = worker.leases.held.get(target.name)
         if lease is None:
+            worker.watch()
             self._waiting = True
             if target.policy.waiting_page and self._is_navigation():
                 self._page_at = self._started + worker.settings.waiting_page_s
@@ -154,7 +155,7 @@ class Exchange:
     def client_sent(self, data: bytes) -> None:
         """Pass on bytes of an upgraded connection."""
         assert self._upstream is not None
-        if self._leaseless and not self._renews():
+        if self._leaseless and (self._held_back or not self._renews()):
             self._held_back += data
             return
         self._upstream.write(data)
@@ -420,6 +421,7 @@ class Exchange:
         """Send a request to tenement's own API: no tenant, no lease."""
         self._target_name = root.name
         self._policy = root.policy
+        self._worker.watch()
         lease = self._worker.leases.fixed(root.name, root.address)
         lease.active += 1
         self._lease = lease
@@ -596,7 +598,7 @@ class Exchange:
         self.takes_body = False
         self._deadline = _NEVER
         worker = self._worker
-        now = monotonic()
+        now = worker.now = monotonic()
         if self._waiting and self._tenant is not None:
             self._waiting = False
             worker.leases.give_up(self._tenant, self)

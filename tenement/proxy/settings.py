@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Settings:
     """Limits and timeouts of one worker. Times are seconds, sizes are bytes.
 
-    Deadlines are checked every `sweep_interval_s`, so each may come late by that much.
+    Deadlines are checked every `sweep_interval_s`, so each may come late by that much; while all connections are
+    idle, every `idle_sweep_interval_s`.
     """
 
     head_timeout_s: float = 15.0
@@ -103,6 +104,9 @@ class Settings:
 
     sweep_interval_s: float = 0.5
     """Between two looks at all deadlines."""
+
+    idle_sweep_interval_s: float = 5.0
+    """As `sweep_interval_s`, while there are only connections that wait for a request."""
 
     source_address: str = "127.0.77.1"
     """The address that tenants' firewalls let in. Empty: the kernel's choice."""

@@ -163,35 +163,32 @@ class Worker:
             self._empty.set()
 
     def watch(self) -> None:
-        """There is a connection now, and so deadlines to look at."""
+        """Something begins, and with it deadlines to look at closely."""
         if not self._watching.is_set():
             self.now = monotonic()
             self._watching.set()
 
     async def sweep(self) -> None:
-        """Look at all deadlines, again and again as long as there are any, until cancelled."""
+        """Look at all deadlines, again and again as long as there are any, until cancelled.
+
+        Connections that merely wait for a request are looked at seldom, and nothing at all is not looked at.
+        """
+        settings = self.settings
         while True:
-            await self._watching.wait()
-            await asyncio.sleep(self.settings.sweep_interval_s)
-            now = self.now = monotonic()
-            for client in list(self._clients):
-                try:
-                    client.sweep(now)
-                except Exception:
-                    # One connection in a state nobody thought of must not stop the deadlines of all others.
-                    log.exception("%s: cut after a fault of the proxy", client.peer)
-                    client.abort()
-            self.leases.sweep(now)
-            for lease in self.leases.held.values():
-                lease.pool.sweep(now)
-            self.gates.sweep(now)
-            self.access.flush()
-            if not (self._clients or self.gates or self.access.pending) and self.leases.quiet:
+            if not self._watching.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(settings.idle_sweep_interval_s if self._clients else None):
+                        await self._watching.wait()
+            if self._watching.is_set():
+                await asyncio.sleep(settings.sweep_interval_s)
+            self._look_at_deadlines()
+            if self._is_quiet():
                 self._watching.clear()
 
     async def drain(self) -> None:
         """End: see the top of the module."""
         self.draining = True
+        self.watch()
         self.idle_timeout_s = self.settings.drain_idle_s
         for server in self._servers:
             server.close()
@@ -214,6 +211,29 @@ class Worker:
         self.access.close()
 
     # Private
+
+    def _look_at_deadlines(self) -> None:
+        now = self.now = monotonic()
+        for client in list(self._clients):
+            try:
+                client.sweep(now)
+            except Exception:
+                # One connection in a state nobody thought of must not stop the deadlines of all others.
+                log.exception("%s: cut after a fault of the proxy", client.peer)
+                client.abort()
+        self.leases.sweep(now)
+        for lease in self.leases.held.values():
+            lease.pool.sweep(now)
+        self.gates.sweep(now)
+        self.access.flush()
+
+    def _is_quiet(self) -> bool:
+        """Whether no deadline is near: at most there are connections that wait for a request."""
+        return (
+            not (self.gates or self.access.pending or self.draining)
+            and self.leases.quiet
+            and all(client.idle for client in self._clients)
+        )
 
     def _make_pool(self, address: str) -> UpstreamPool:
         return UpstreamPool(address, self._connector, self.settings)

@@ -233,6 +233,7 @@ async def site(**settings: Any) -> AsyncIterator[Site]:
     """A site that is started, and stopped whatever happens. Deadlines are looked at every 20 ms."""
     settings = {
         "sweep_interval_s": 0.02,
+        "idle_sweep_interval_s": 0.02,
         "lease_linger_s": 0.1,
         "drain_s": 0.5,
         "drain_idle_s": 0,

@@ -1,6 +1,7 @@
 """Limits and deadlines, with the numbers made small."""
 
 import asyncio
+from time import monotonic
 
 from tests.unit.proxy.harness import (
     Conversation,
@@ -250,6 +251,31 @@ async def test_a_worker_with_nothing_to_do_does_nothing(here: Site):
     # The lease lingers; then there is nothing to look at any more.
     await eventually(lambda: not here.worker._watching.is_set())
     assert here.manager.released == [("notes:alice", 1)]
+
+
+@at_a_site(lease_linger_s=0.05, idle_sweep_interval_s=60)
+async def test_a_worker_whose_clients_are_all_idle_looks_at_them_seldom(here: Site):
+    await here.app(replies(ok()))
+    client = await here.client()
+    for times in (1, 2):
+        client.send(get())
+        await client.answer()
+        # The lease is given back in time, though the connection stays.
+        await eventually(lambda times=times: len(here.manager.released) == times)
+        await eventually(lambda: not here.worker._watching.is_set())
+    assert here.worker.connections == 1
+
+
+@at_a_site(lease_linger_s=0.05, idle_timeout_s=0.3, idle_sweep_interval_s=0.4)
+async def test_an_idle_connection_is_closed_when_it_is_looked_at(here: Site):
+    await here.app(replies(ok()))
+    client = await here.client()
+    client.send(get())
+    await client.answer()
+    began = monotonic()
+    assert await client.rest() == b""
+    assert 0.25 < monotonic() - began < 1.5
+    await eventually(lambda: not here.worker._watching.is_set())
 
 
 @at_a_site(head_timeout_s=5.0)
