@@ -73,6 +73,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_key):
             "X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host and Forwarded believed and appended to.",
         ),
     ] = ()
+    proxy_protocol_from: Annotated[
+        tuple[str, ...],
+        _of_kind(
+            "networks",
+            "Addresses or networks of load balancers that announce each client by a header of the PROXY "
+            "protocol, version 1 or 2, on ports 80 and 443. Every connection from these must begin with "
+            "one, no other may; the address in it is the client's in X-Forwarded-For and in the log.",
+        ),
+    ] = ()
     dashboard: Annotated[
         bool,
         Meta(

@@ -45,6 +45,7 @@ def document(config: Config, tenants: Iterable[Tenant], domains: Mapping[str, Te
         ],
         "root": API_ADDRESS,
         "trusted_proxies": list(config.settings.trusted_proxies),
+        "proxy_protocol_from": list(config.settings.proxy_protocol_from),
         "access_log": config.settings.access_log,
         "services": {name: service_route(service) for name, service in config.services.items()},
         # A tenant whose service left the configuration has no route.

@@ -17,7 +17,7 @@ _PASSED_ON: Final = frozenset(
 
 
 class TrustedProxies:
-    """The networks whose word about a request's origin is believed."""
+    """The networks whose word about the origin of a request, or of a connection, is believed."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -27,6 +27,10 @@ class TrustedProxies:
             except ValueError:
                 continue  # The manager has checked them; one it let through trusts nobody.
         self._known: dict[str, bool] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._networks)
 
     def __contains__(self, address: str) -> bool:
         """Whether the address is one of a trusted proxy; anything that is no address is not."""

@@ -59,6 +59,7 @@ class Document(msgspec.Struct, frozen=True):
     paths: list[tuple[str, str]] = []
     root: str | None = None
     trusted_proxies: list[str] = []
+    proxy_protocol_from: list[str] = []
     access_log: str = "errors"
     sticky_key: str = ""
     tls: TlsPolicy = TlsPolicy()

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from tenement.proxy import forwarded
+from tenement.proxy.announced import peer_of
 from tenement.proxy.exchange import Exchange
 from tenement.proxy.request_head import BadRequest, Fields, RequestHead, check_part, parse
 from tenement.proxy.tls import Aside
@@ -60,7 +61,8 @@ class ClientConnection(asyncio.Protocol):
 
     write: Callable[[bytes], None]
 
-    def __init__(self, worker: "Worker", scheme: bytes) -> None:
+    def __init__(self, worker: "Worker", scheme: bytes, peer: str) -> None:
+        """`peer` is the client's address, "" to take it from the connection."""
         self._worker = worker
         self._scheme = scheme
         self._exchange: Exchange | None = None
@@ -77,7 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._origin_host = b""
         self._trusted = False
         self.body_is_paused = False
-        self.peer = ""
+        self.peer = peer
 
     # What the transport calls
 
@@ -89,9 +91,7 @@ class ClientConnection(asyncio.Protocol):
         worker.watch()
         settings = worker.settings
         self._transport.set_write_buffer_limits(settings.write_high_bytes, settings.write_low_bytes)
-        name = transport.get_extra_info("peername")
-        # The socket listens for both families; apps and logs know clients by their IPv4 address all the same.
-        self.peer = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "127.0.0.1"
+        self.peer = self.peer or peer_of(transport)
         local = transport.get_extra_info("sockname")
         if isinstance(local, tuple) and local[0].removeprefix("::ffff:") == settings.source_address:
             # The address that apps are connected from, and so the one on the loopback that tenants may

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Settings:
     """Limits and timeouts of one worker. Times are seconds, sizes are bytes.
 
-    Deadlines are checked every `sweep_interval_s`, so each may come late by that much; while all connections are
-    idle, every `idle_sweep_interval_s`.
+    Deadlines are checked every `sweep_interval_s`, so each may come late by that much; while all connections
+    are idle, every `idle_sweep_interval_s`.
     """
 
     head_timeout_s: float = 15.0

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import sdnotify
 
 from tenement.counters import Counters
 from tenement.proxy.access import AccessLog
+from tenement.proxy.announced import AnnouncedConnection
 from tenement.proxy.bus import ManagerBus
 from tenement.proxy.forwarded import TrustedProxies
 from tenement.proxy.leases import Bus, Leases
@@ -48,6 +49,28 @@ class Listener(NamedTuple):
     scheme: bytes
 
 
+class Client(Protocol):
+    """A connection of a client, as the worker looks after it."""
+
+    peer: str
+
+    @property
+    def idle(self) -> bool:
+        """Whether it carries nothing, so that it can go to make room."""
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines."""
+
+    def drain(self) -> None:
+        """The worker ends: close soon."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+    def turn_away(self) -> None:
+        """Close: there are too many connections."""
+
+
 class Worker:
     """One worker process. `bus` is the manager, as leases need it."""
 
@@ -64,6 +87,7 @@ class Worker:
         self.table = Table(Document())
         self.counters = Counters(counts, lambda name: self.table.has_tenant(name))
         self.trusted = TrustedProxies(())
+        self.announcers = TrustedProxies(())
         self.max_head_bytes = settings.max_head_bytes
         self.idle_timeout_s = settings.idle_timeout_s
         self.gates = Gates()
@@ -75,7 +99,7 @@ class Worker:
         self.sticky = Sticky("")
         self.tunnels = Tunnels()
         self._connector = Connector(settings)
-        self._clients: dict[ClientConnection, None] = {}
+        self._clients: dict[Client, None] = {}
         self._empty = asyncio.Event()
         self._watching = asyncio.Event()
         self._servers: list[asyncio.Server] = []
@@ -98,6 +122,7 @@ class Worker:
         self.table = Table.decode(text)
         document = self.table.document
         self.trusted = TrustedProxies(document.trusted_proxies)
+        self.announcers = TrustedProxies(document.proxy_protocol_from)
         self.access.set_mode(document.access_log)
         self.sticky = Sticky(document.sticky_key)
         sizes = [policy.max_header_bytes for policy in document.services.values()]
@@ -128,13 +153,12 @@ class Worker:
         loop = asyncio.get_running_loop()
         for sock, scheme in listeners:
             _set_listener_options(sock)
-            make_client = partial(ClientConnection, self, scheme)
-            make_protocol = partial(self.tls.wrap, make_client) if scheme == b"https" else make_client
+            make_protocol = partial(self._make_protocol, scheme)
             server = await loop.create_server(make_protocol, sock=sock, backlog=_BACKLOG)
             self._servers.append(server)
 
     @property
-    def clients(self) -> list[ClientConnection]:
+    def clients(self) -> list[Client]:
         """The connections of clients, oldest first."""
         return list(self._clients)
 
@@ -143,7 +167,7 @@ class Worker:
         """How many connections of clients there are."""
         return len(self._clients)
 
-    def add_client(self, client: ClientConnection) -> None:
+    def add_client(self, client: Client) -> None:
         """Count a new connection; at the limit the one idle for longest goes, or the new one is turned
         away.
         """
@@ -156,7 +180,7 @@ class Worker:
             oldest.abort()
         self._clients[client] = None
 
-    def remove_client(self, client: ClientConnection) -> None:
+    def remove_client(self, client: Client) -> None:
         """A connection is gone."""
         self._clients.pop(client, None)
         if self.draining and not self._clients:
@@ -195,9 +219,11 @@ class Worker:
         await self.tls.drain()
         for client in list(self._clients):
             client.drain()
-        if self._clients:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), self.settings.drain_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_s):
+                while self._clients:
+                    self._empty.clear()
+                    await self._empty.wait()
         if self._clients:
             log.warning(
                 "drain: cutting %d connections at the end of %g s", len(self._clients), self.settings.drain_s
@@ -211,6 +237,16 @@ class Worker:
         self.access.close()
 
     # Private
+
+    def _make_protocol(self, scheme: bytes) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        if self.announcers:
+            return AnnouncedConnection(self, partial(self._make_client, scheme))
+        return self._make_client(scheme, "")
+
+    def _make_client(self, scheme: bytes, peer: str) -> asyncio.Protocol:
+        make_client = partial(ClientConnection, self, scheme, peer)
+        return self.tls.wrap(make_client) if scheme == b"https" else make_client()
 
     def _look_at_deadlines(self) -> None:
         now = self.now = monotonic()

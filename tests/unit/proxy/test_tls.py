@@ -101,6 +101,28 @@ async def test_a_request_over_tls_reaches_the_app_as_https(secure: Secure):
 
 
 @with_tls()
+async def test_a_client_is_announced_before_its_handshake(secure: Secure):
+    heads: list[bytes] = []
+
+    async def script(app: Conversation) -> None:
+        heads.append(await app.head())
+        app.send(ok())
+        await app.rest()
+
+    secure.here.configure(proxy_protocol_from=["127.0.0.1"])
+    await secure.here.app(script)
+    reader, writer = await asyncio.open_connection("127.0.0.1", secure.port)
+    writer.write(b"PROXY TCP4 203.0.113.9 192.0.2.1 40000 443\r\n")
+    await asyncio.wait_for(writer.start_tls(secure.context(), server_hostname=ALICE), 5)
+    client = Conversation(reader, writer)
+    client.send(get())
+    assert (await client.answer())[1] == b"hello"
+    assert fields(heads[0], b"X-Forwarded-For") == [b"203.0.113.9"]
+    assert fields(heads[0], b"X-Forwarded-Proto") == [b"https"]
+    client.close()
+
+
+@with_tls()
 async def test_a_name_without_certificate_is_refused_by_an_alert(secure: Secure):
     for name in (BOB, "x.test"):
         with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
