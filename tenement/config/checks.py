@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from tenement import error_pages
 from tenement.config.files import load_with_places
 from tenement.config.placeholders import placeholders_in
 from tenement.config.rules import Complaint
@@ -26,6 +27,7 @@ _HIDDEN: Final = {
     "/tmp": "tenants have a /tmp of their own",
     "/var/tmp": "tenants have a /var/tmp of their own",
 }
+_HIDDEN_FROM_PROXY: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev")
 
 
 def check(paths: Iterable[Path]) -> Config:
@@ -48,6 +50,8 @@ def file_complaints(config: Config, root: Path = Path("/")) -> Iterator[Complain
             yield from _workdir((*at, "workdir"), service, root)
         if not placeholders_in(service.command[0] + (service.workdir or "")):
             yield from _program((*at, "command"), service, root)
+        if service.error_pages is not None:
+            yield from _error_pages((*at, "error_pages"), service.error_pages, root)
         for key, credential in service.credentials.items():
             file = credential.path or credential.encrypted_path
             if file and not placeholders_in(file):
@@ -80,6 +84,18 @@ def _program(at: tuple[str, ...], service: Service, root: Path) -> Iterator[Comp
     yield Complaint((at,), f"{program}: not found in {', '.join(SEARCH_PATH)}", hint)
 
 
+def _error_pages(at: tuple[str, ...], directory: str, root: Path) -> Iterator[Complaint]:
+    fault = _fault(root, directory, want_directory=True, who="the proxy")
+    hint = None
+    if fault is None and (top := next((up for up in _HIDDEN_FROM_PROXY if _lies_in(directory, up)), None)):
+        fault, hint = f"the proxy does not see {top}", "Move it to /srv or /opt."
+    if fault:
+        yield Complaint((at,), f"{directory}: {fault}", hint)
+        return
+    for each in error_pages.read(_inside(root, directory)).faults:
+        yield Complaint((at,), each)
+
+
 def _credential(at: tuple[str, ...], file: str, root: Path) -> Iterator[Complaint]:
     path = _inside(root, file)
     try:
@@ -96,8 +112,8 @@ def _credential(at: tuple[str, ...], file: str, root: Path) -> Iterator[Complain
         yield Complaint((at,), f"{file}: is open to every user", f"Run: chmod o= {file}")
 
 
-def _fault(root: Path, path: str, *, want_directory: bool = False) -> str | None:
-    """Why a tenant could not enter a directory or run a program; None if it can."""
+def _fault(root: Path, path: str, *, want_directory: bool = False, who: str = "tenants") -> str | None:
+    """Why somebody could not enter a directory or run a program; None if they can."""
     inside = _inside(root, path)
     try:
         mode = inside.stat().st_mode
@@ -114,9 +130,9 @@ def _fault(root: Path, path: str, *, want_directory: bool = False) -> str | None
         return "is not executable"
     if closed is not None:
         shown = "/" + str(closed.relative_to(root))
-        return f"tenants cannot enter {shown} (its mode lacks o+x)"
+        return f"{who} cannot enter {shown} (its mode lacks o+x)"
     if not mode & 0o001:
-        return f"is closed to tenants (its mode {stat.S_IMODE(mode):04o} lacks o+x)"
+        return f"is closed to {who} (its mode {stat.S_IMODE(mode):04o} lacks o+x)"
     return None
 
 

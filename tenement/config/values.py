@@ -72,6 +72,7 @@ _KIND_NAMES: Final = {
     "command": "a string or a list of strings",
     "optional_command": "a string or a list of strings",
     "credentials": "a table",
+    "directory": "an absolute path",
     "domains": "a domain name or a list of them",
     "environment": "a table of strings",
     "hosts": "a table of host names and targets",
@@ -172,6 +173,13 @@ def _optional_command(raw: object, rule: str) -> tuple[str, ...]:
 
 def _path(raw: object, rule: str) -> str:
     return _absolute(_text(raw, rule), rule)
+
+
+def _directory(raw: object, rule: str) -> str:
+    path = _path(raw, rule)
+    if placeholders_in(path):
+        raise ValueError("must not hold placeholders: it is one for all tenants of the service")
+    return path
 
 
 def _absolute(path: str, rule: str) -> str:
@@ -345,6 +353,7 @@ _READERS: Final[dict[str, Callable[[object, str], Any]]] = {
     "command": _command,
     "optional_command": _optional_command,
     "credentials": _credentials,
+    "directory": _directory,
     "domains": _domains,
     "environment": _environment,
     "hosts": _hosts,

@@ -30,6 +30,7 @@ def service_route(service: Service) -> dict[str, Any]:
         "rate_limit_rps": service.rate_limit,
         "sticky": service.sticky,
         "waiting_page": service.waiting_page,
+        "error_pages": service.error_pages or "",
         "idle_ignores_upgrades": service.idle_ignores_upgrades,
     }
 

@@ -95,12 +95,15 @@ class Exchange:
             return
         if type(target) is not Tenant:
             if target is None:
+                if (service := worker.table.service_above(head.fields.host)) is not None:
+                    self._policy = service.policy
                 self.answer(404)
                 return
             if type(target) is Root:
                 self._begin_root(target)
                 return
             assert type(target) is Service
+            self._policy = target.policy
             chosen = self._choose(target)
             if chosen is None:
                 self.answer(503, retry_after_s=_OVERLOADED_RETRY_S)
@@ -451,7 +454,7 @@ class Exchange:
         assert self._tenant is not None
         self._waiting = False
         self._worker.leases.give_up(self._tenant, self, returns=True)
-        page = self._worker.pages.waiting(self._request_id)
+        page = self._worker.pages.waiting(self._request_id, self._policy.error_pages)
         fields = b"Content-Type: text/html; charset=utf-8\r\n"
         self.answer(503, retry_after_s=_OVERLOADED_RETRY_S, fields=fields, body=page)
 
@@ -562,6 +565,7 @@ class Exchange:
                 fields=fields,
                 added=self._added,
                 body=body,
+                own=self._policy.error_pages,
             )
         )
         self._finish(False)

@@ -1,20 +1,26 @@
 """Answers of the proxy's own: pages from `templates/errors`, or JSON, as the client's Accept asks.
 
 Templates are rendered once, at start, for each status; a request costs one replacement. Nothing of the
-request is in a page but its id.
+request is in a page but its id. A service may bring pages that are used instead.
 """
 
 import json
+import logging
+from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from tenement import error_pages
+
+log = logging.getLogger(__name__)
+
 INSTALLED: Final = Path("/usr/share/tenement/templates/errors")
 """Where the package puts the templates."""
 
-_ID: Final = "@REQUEST-ID@"
+_ID: Final = "{request_id}"
 _TEXTS: Final[dict[int, str]] = {
     308: "This is only served over HTTPS.",
     400: "The request could not be understood.",
@@ -62,6 +68,15 @@ class Pages:
                 status=status, title=HTTPStatus(status).phrase, text=text, request_id=_ID
             )
         self._waiting = environment.get_template(_WAITING).render(request_id=_ID)
+        self._own: dict[str, dict[str, str]] = {}
+
+    def read_own(self, directories: Iterable[str]) -> None:
+        """Read the pages of services anew, of which each has them in one directory; "" is none."""
+        self._own.clear()
+        for directory in {each for each in directories if each}:
+            self._own[directory], faults = error_pages.read(Path(directory))
+            for fault in faults:
+                log.warning("error_pages: %s", fault)
 
     def answer(
         self,
@@ -77,24 +92,28 @@ class Pages:
         fields: bytes = b"",
         added: bytes = b"",
         body: bytes | None = None,
+        own: str = "",
     ) -> bytes:
         """The whole answer. `detail`, for JSON, must hold nothing internal.
 
         `close` and `keep_alive` say it in the Connection field. `fields` go into the head, each with a line
         end behind it, and `added`, each with one in front. A `body` of one's own needs a Content-Type there.
+        `own` is the directory of the service's own pages.
         """
         kind = ""
         if body is None and "text/html" in accept:
             kind = "text/html; charset=utf-8"
-            body = self._html[status].replace(_ID, request_id.decode()).encode()
+            page = self._own.get(own, {}).get(str(status)) or self._html[status]
+            body = page.replace(_ID, request_id.decode()).encode()
         elif body is None:
             kind, body = "application/json", _as_json(status, detail, request_id)
         fields = (added[2:] + b"\r\n" if added else b"") + fields
         return _assemble(status, kind, body, request_id, retry_after_s, close, keep_alive, to_head, fields)
 
-    def waiting(self, request_id: bytes) -> bytes:
+    def waiting(self, request_id: bytes, own: str = "") -> bytes:
         """The page that reloads itself until the service is awake."""
-        return self._waiting.replace(_ID, request_id.decode()).encode()
+        page = self._own.get(own, {}).get("waiting") or self._waiting
+        return page.replace(_ID, request_id.decode()).encode()
 
 
 def _as_json(status: int, detail: str, request_id: bytes) -> bytes:

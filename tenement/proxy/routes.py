@@ -32,6 +32,7 @@ class Policy(msgspec.Struct, frozen=True):
     rate_limit_rps: float = 0
     sticky: bool = False
     waiting_page: bool = False
+    error_pages: str = ""
     idle_ignores_upgrades: bool = False
 
 
@@ -211,6 +212,14 @@ class Table:
         if target is self._root:
             return self._by_path(path)
         return target
+
+    def service_above(self, host: bytes) -> Service | None:
+        """The service of which a host that has no target would name a tenant. Raises BadHost."""
+        name = fold(host)
+        for domain in self._domains:
+            if name.endswith("." + domain):
+                return self.services.get(name[: -len(domain) - 1].rpartition(".")[2])
+        return None
 
     def _put(self, name: str, entry: TenantEntry) -> None:
         service_name = name.partition(":")[0]

@@ -127,6 +127,7 @@ class Worker:
         self.sticky = Sticky(document.sticky_key)
         sizes = [policy.max_header_bytes for policy in document.services.values()]
         self.max_head_bytes = max([self.settings.max_head_bytes, *sizes])
+        self.pages.read_own(policy.error_pages for policy in document.services.values())
         self.tls.replace(document)
         self.counters.prune_all()
         self.ready.set()

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 
@@ -465,6 +466,9 @@ def root(tmp_path: Path) -> Path:
     ):
         (tmp_path / file).touch()
         (tmp_path / file).chmod(mode)
+    (tmp_path / "srv/pages").mkdir()
+    (tmp_path / "srv/pages/404.html").write_text("<p>Nobody of that name.")
+    (tmp_path / "srv/pages/style.css").touch()
     return tmp_path
 
 
@@ -493,6 +497,10 @@ def root(tmp_path: Path) -> Path:
         ("command = 'python3'\ncredentials = { a = '/etc/open' }", "/etc/open: is open to every user"),
         ("command = 'python3'\ncredentials = { a = '/etc/absent' }", "/etc/absent: does not exist"),
         ("command = 'python3'\ncredentials = { a = '/etc/{id}' }", None),
+        ("command = 'python3'\nerror_pages = '/srv/pages'", None),
+        ("command = 'python3'\nerror_pages = '/absent'", "/absent: does not exist"),
+        ("command = 'python3'\nerror_pages = '/secret'", "/secret: is closed to the proxy (its mode"),
+        ("command = 'python3'\nerror_pages = '/home/notes'", "/home/notes: the proxy does not see /home"),
     ],
 )
 def test_files_that_the_configuration_names_are_looked_at(
@@ -504,6 +512,30 @@ def test_files_that_the_configuration_names_are_looked_at(
     else:
         assert len(found) == 1
         assert found[0].message.startswith(complaint)
+
+
+def test_every_page_that_would_not_be_used_is_told(root: Path) -> None:
+    pages = root / "srv/pages"
+    for name, content, mode in (
+        ("405.html", b"", 0o644),
+        ("429.html", b"secret", 0o640),
+        ("502.html", b"x" * 65537, 0o644),
+        ("503.html", b"\xff", 0o644),
+    ):
+        (pages / name).write_bytes(content)
+        (pages / name).chmod(mode)
+    os.mkfifo(pages / "504.html", 0o644)
+    (pages / "waiting.html").symlink_to("nowhere")
+    config = parse({"a": "[service.notes]\ncommand = 'python3'\nerror_pages = '/srv/pages'"})
+    unknown, *others = (each.message.removeprefix(f"{pages}/") for each in file_complaints(config, root))
+    assert unknown.startswith("405.html: is no page of the proxy; these are: 400, 404, ")
+    assert others == [
+        "429.html: is not for everybody (its mode 0640 lacks o+r)",
+        "502.html: is larger than 64 KiB",
+        "503.html: is not UTF-8",
+        "504.html: is not a file",
+        "waiting.html: cannot be read: No such file or directory",
+    ]
 
 
 def test_a_program_in_workdir_without_a_slash_gets_a_hint(root: Path) -> None:

@@ -1,7 +1,10 @@
 """Requests to a service as a whole: weights, the cookie that keeps a visitor, and the waiting page."""
 
+from pathlib import Path
+
 import pytest
 
+from tenement.errors import Overloaded
 from tenement.proxy.sticky import Sticky
 from tests.unit.proxy.harness import Site, at_a_site, eventually, fields, get, ok, replies
 
@@ -99,6 +102,63 @@ async def test_a_person_sees_the_waiting_page_while_the_start_goes_on(here: Site
     here.manager.gate.set()
     client.send(get(b"/", b"Accept: text/html"))
     assert (await client.answer())[1] == b"awake"
+
+
+HTML = b"Accept: text/html"
+
+
+def with_pages(directory: Path) -> str:
+    (directory / "404.html").write_text("<p>Nobody here: {request_id}")
+    (directory / "503.html").write_text("<p>Back soon")
+    (directory / "waiting.html").write_text("<p>Getting up")
+    return str(directory)
+
+
+def test_a_service_may_bring_its_own_pages(tmp_path: Path):
+    @at_a_site()
+    async def case(here: Site):
+        here.policy(error_pages=with_pages(tmp_path))
+        here.manager.errors["notes:alice"] = Overloaded("too many", tenant="notes:alice")
+        client = await here.client()
+        for host in (b"nobody.notes.localhost", b"a.b.notes.localhost"):
+            client.send(get(b"/", HTML, b"X-Request-Id: 17", host=host))
+            head, body = await client.answer()
+            assert head.startswith(b"HTTP/1.1 404 ")
+            assert fields(head, b"content-type") == [b"text/html; charset=utf-8"]
+            assert body == b"<p>Nobody here: 17"
+        client.send(get(b"/", HTML))
+        assert (await client.answer())[1] == b"<p>Back soon"
+        client.send(get(b"/", b"Accept: application/json"))
+        assert b'"status": 503' in (await client.answer())[1]
+        client.send(get(b"/", HTML, host=b"alice.other.localhost"))
+        assert b"There is nothing at this address" in (await client.answer())[1]
+        here.configure(tenants={"notes:alice": {"weight": 0}})
+        client.send(get(b"/", HTML, host=SERVICE))
+        assert (await client.answer())[1] == b"<p>Back soon"
+
+    case()
+
+
+def test_a_service_may_bring_its_own_waiting_page(tmp_path: Path):
+    @at_a_site(waiting_page_s=0.05)
+    async def case(here: Site):
+        here.policy(waiting_page=True, error_pages=with_pages(tmp_path))
+        await here.app(replies(ok(b"awake")))
+        here.manager.gate.clear()
+        client = await here.client()
+        client.send(get(b"/", HTML))
+        assert (await client.answer())[1] == b"<p>Getting up"
+        here.manager.gate.set()
+
+    case()
+
+
+@at_a_site()
+async def test_pages_that_cannot_be_read_are_ours(here: Site):
+    here.policy(error_pages="/nonexistent")
+    client = await here.client()
+    client.send(get(b"/", HTML, host=b"nobody.notes.localhost"))
+    assert b"There is nothing at this address" in (await client.answer())[1]
 
 
 @at_a_site(waiting_page_s=0.05)
