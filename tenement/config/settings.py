@@ -380,7 +380,7 @@ class Service(Struct, frozen=True, kw_only=True, rename=_key):
         _of_kind(
             "directory",
             "A directory with the service's own pages for answers that the proxy gives in the app's place: "
-            "404.html, 429.html, 502.html, 503.html, 504.html and others, and waiting.html for `waiting_page`. "
+            "404.html, 429.html, 502.html, 503.html, 504.html and others, waiting.html for `waiting_page`. "
             "Browsers get them, programs get JSON as without them. Each is whole by itself, has 64 KiB at "
             "most, and every user of the host may read it; `{request_id}` in it becomes the request's id. "
             "They are read when the configuration is loaded.",
