@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from tenement.errors import TenementError
+from tenement.proxy import date
 from tenement.proxy.access import Entry
 from tenement.proxy.framing import UNTIL_CLOSE, BadFraming, Chunked, Framing, of_body
 from tenement.proxy.hosts import BadHost
@@ -321,7 +322,7 @@ class Exchange:
         self._status = head.status
         self._begun = True
         self._closes = closes = self._closes_after(head)
-        if closes or self._added or not head.verbatim or not self.head.minor:
+        if closes or self._added or not (head.verbatim and head.dated and self.head.minor):
             data = self._head_to_client(head, data[: head.end]) + data[head.end :]
         self._sent += len(data)
         self._client.write(data)
@@ -528,14 +529,15 @@ class Exchange:
 
         They come last: an app's own Strict-Transport-Security counts (RFC 6797, 8.1).
         """
+        added = self._added if head.dated else date.field() + self._added
         if self._closes:
             framed = self.head.minor == 1 or head.length >= 0
-            return head.relay(data, framed=framed) + self._added + b"\r\nConnection: close\r\n\r\n"
+            return head.relay(data, framed=framed) + added + b"\r\nConnection: close\r\n\r\n"
         if self.head.minor == 0:
-            return head.relay(data) + self._added + b"\r\nConnection: keep-alive\r\n\r\n"
-        if head.verbatim and not self._added:
-            return data
-        return head.relay(data) + self._added + b"\r\n\r\n"
+            return head.relay(data) + added + b"\r\nConnection: keep-alive\r\n\r\n"
+        if head.verbatim:
+            return data[:-4] + added + b"\r\n\r\n" if added else data
+        return head.relay(data) + added + b"\r\n\r\n"
 
     def answer(
         self,

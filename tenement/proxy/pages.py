@@ -14,6 +14,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from tenement import error_pages
+from tenement.proxy import date
 
 log = logging.getLogger(__name__)
 
@@ -153,4 +154,6 @@ def _assemble(
         lines.append("Connection: close")
     elif keep_alive:
         lines.append("Connection: keep-alive")
-    return "\r\n".join(lines).encode() + b"\r\n" + fields + b"\r\n" + (b"" if to_head else body)
+    return (
+        "\r\n".join(lines).encode() + date.field() + b"\r\n" + fields + b"\r\n" + (b"" if to_head else body)
+    )

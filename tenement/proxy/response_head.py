@@ -16,10 +16,12 @@ _HEAD: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])((?: [\t -~\x80-\xff]*+)?)(\r\n" + FIELD_LINES + rb")\r\n"
 )
 _SPECIAL: Final = re.compile(
-    rb"\r\n(connection|keep-alive|proxy-connection|upgrade|content-length|transfer-encoding):[ \t]*+([^\r]*)"
+    rb"\r\n(connection|keep-alive|proxy-connection|upgrade|content-length|transfer-encoding|date)"
+    rb":[ \t]*+([^\r]*)"
 )
 _PLAIN_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"proxy-connection", b""})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_KEPT: Final = _FRAMING | {b"date"}
 _MAX_OPTIONS: Final = 16
 _BEGINNING: Final = b"HTTP/1."
 _BROKEN: Final = re.compile(rb"(?<!\r)\n")
@@ -34,13 +36,15 @@ class ResponseHead:
     """A head that was accepted.
 
     `length` is the body's in bytes, CHUNKED or UNTIL_CLOSE. `end` is the head's size. `verbatim` says that it
-    may go on as it came, to a client whose connection stays. `persistent` says whether the app keeps its
-    connection, `keep_alive_s` for how long it says it does (None: it does not say). `upgrade` is the field's
-    value in lower case. `text` is the head itself if the next one may be the same to the byte, else empty.
+    may go on as it came, to a client whose connection stays; `dated`, that it has a Date. `persistent` says
+    whether the app keeps its connection, `keep_alive_s` for how long it says it does (None: it does not say).
+    `upgrade` is the field's value in lower case. `text` is the head itself if the next one may be the same to
+    the byte, else empty.
     """
 
     __slots__ = (
         "_options",
+        "dated",
         "end",
         "keep_alive_s",
         "length",
@@ -56,6 +60,7 @@ class ResponseHead:
         self.end = end
         self.persistent = persistent
         self.verbatim = persistent
+        self.dated = False
         self.length = 0
         self.upgrade = b""
         self.keep_alive_s: int | None = None
@@ -71,7 +76,7 @@ class ResponseHead:
         assert match is not None
         _, status, reason, lines = match.groups()
         low = lines.lower()
-        cuts = [field.span() for field in _SPECIAL.finditer(low) if field[1] not in _FRAMING]
+        cuts = [field.span() for field in _SPECIAL.finditer(low) if field[1] not in _KEPT]
         if not framed or self.status < 200 or self.status == 204:
             # RFC 9110, 8.6 and RFC 9112, 6.1: these have no such field, and who believes it waits for a body.
             cuts += [field.span() for field in _SPECIAL.finditer(low) if field[1] in _FRAMING]
@@ -124,6 +129,8 @@ def parse(
             if chunked or minor == b"0" or value.rstrip(b" \t") != b"chunked":
                 raise BadResponse("its transfer coding is not chunked")
             chunked = True
+        elif name == b"date":
+            head.dated = True
         elif name != b"connection" or value != b"keep-alive":
             head.verbatim = False
             if name == b"connection":
