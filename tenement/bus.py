@@ -20,7 +20,8 @@ async def unless_lost[T](lost: "asyncio.Future[None]", work: Coroutine[Any, Any,
     """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {task, lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ConnectionError("the bus closed the connection")
         return task.result()
