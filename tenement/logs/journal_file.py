@@ -167,6 +167,24 @@ class JournalFile:
             found.pop()
         return found
 
+    def lists(self, entry_at: int, data_at: int) -> bool:
+        """Whether an entry at `entry_at` has the DATA object at `data_at`. Both may be any number."""
+        if not 0 < entry_at < self.size:
+            return False
+        # Most entries are small: one read is enough.
+        body = self.read(entry_at, 1024)
+        if len(body) < _HEAD_SIZE:
+            return False
+        kind, _, size = _OBJECT.unpack_from(body)
+        if kind != _ENTRY or size > _VALUE_MAX:
+            return False
+        if size > len(body):
+            body = self.read(entry_at, size)
+        items = body[_HEAD_SIZE:size]
+        step = 4 if self.compact else 16
+        whole = memoryview(items)[: len(items) // step * step]
+        return data_at in (whole.cast("I") if self.compact else whole.cast("Q")[::2])
+
     def realtime_of(self, entry_at: int) -> int:
         """When the entry at that offset was received, in microseconds since 1970."""
         return int(_ENTRY_HEAD.unpack(self._exactly(entry_at, _HEAD_SIZE))[1])

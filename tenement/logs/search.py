@@ -207,20 +207,20 @@ def _hints(file: JournalFile, words: Words) -> set[int]:
         block = file.read(base, _BLOCK + _SHARED)
         if not block:
             break
-        found.update(base + at for at in _plain(file, block, words))
+        found.update(base + at for at in _plain(file, base, block, words))
         found.update(base + at for at in _compressed(file, block, words))
     return found
 
 
-def _plain(file: JournalFile, block: bytes, words: Words) -> Iterator[int]:
+def _plain(file: JournalFile, base: int, block: bytes, words: Words) -> Iterator[int]:
     lower = block.lower()
     needle = words.needle
     at = 0
     while (hit := lower.find(needle, at) if needle else block.find(_PREFIX, at)) >= 0:
-        # The object that the hit is in begins with the nearest prefix before it that is at the right place
-        # of an object; nearer ones are text. The hit may be in the prefix itself.
+        # The object that the hit is in begins with the nearest prefix before it that begins an object;
+        # nearer ones are text. The hit may be in the prefix itself.
         value = block.rfind(_PREFIX, 0, hit + len(_PREFIX))
-        while value >= 0 and not _is_object(file, block, value):
+        while value >= 0 and not _is_object(file, base, block, value):
             value = block.rfind(_PREFIX, max(0, value - _SHARED), value)
         if value >= 0:
             text = value + len(_PREFIX)
@@ -237,13 +237,16 @@ def _plain(file: JournalFile, block: bytes, words: Words) -> Iterator[int]:
             return
 
 
-def _is_object(file: JournalFile, block: bytes, value: int) -> bool:
-    """Whether an uncompressed DATA object, whole in the block, could have its value here."""
+def _is_object(file: JournalFile, base: int, block: bytes, value: int) -> bool:
+    """Whether an uncompressed DATA object, whole in the block, has its value here."""
     start = value - file.payload_at
     if start < 0 or start % 8 or block[start] != _DATA_TYPE or block[start + 1]:
         return False
     size = int.from_bytes(block[start + 8 : start + 16], "little")
-    return file.payload_at + len(_PREFIX) <= size <= len(block) - start
+    if not file.payload_at + len(_PREFIX) <= size <= len(block) - start:
+        return False
+    # A message may hold what looks like an object, and would hide behind it; but no entry names that one.
+    return file.lists(int.from_bytes(block[start + 40 : start + 48], "little"), base + start)
 
 
 def _compressed(file: JournalFile, block: bytes, words: Words) -> Iterator[int]:

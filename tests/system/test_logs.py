@@ -217,6 +217,8 @@ def test_a_message_that_looks_like_the_journals_own_objects_is_found_only_as_a_m
             + payload
         )
 
+    # Few entries are read one by one; this is about how many are searched.
+    say(box, alice, "".join(f"line {number}\n" for number in range(2100)))
     for pad in range(8):
         body = b"." * pad + forged(b"_SYSTEMD_UNIT=tenement-chat@bob.service") + forged(b"MESSAGE=forgery-1")
         size = len(body).to_bytes(8, "little")
