@@ -6,10 +6,11 @@ connection is made.
 
 import asyncio
 import json
+import re
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tenement.errors import DBUS_PREFIX, Denied, Internal, TenementError, Unreachable, from_dbus
+from tenement.errors import DBUS_PREFIX, Denied, Internal, InvalidName, TenementError, Unreachable, from_dbus
 
 if TYPE_CHECKING:
     from dbus_fast.aio import MessageBus
@@ -28,6 +29,9 @@ _ANSWER_TIMEOUT_S: Final = 30.0
 # A start takes up to startup_timeout, a stop up to drain_timeout and stop_timeout; the manager ends both.
 # This is above all of them and only keeps a lost answer from being waited for without end.
 _ACTION_TIMEOUT_S: Final = 2 * 86400.0
+
+# NUL, and what stands for bytes that are no UTF-8 (D-Bus specification, "Basic types").
+_UNSENDABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 _BUS_ERROR: Final = "org.freedesktop.DBus.Error."
 
@@ -224,6 +228,10 @@ class Client:
 
         if self._bus is None:
             raise Internal("not connected to the bus")
+        for text in arguments:
+            # For what is no string of its own the bus ends the connection, and with it everybody else's calls.
+            if isinstance(text, str) and _UNSENDABLE.search(text):
+                raise InvalidName.of("name", text, "has a NUL or is not UTF-8")
         message = Message(
             destination=BUS_NAME,
             path=OBJECT_PATH,

@@ -6,7 +6,7 @@ from dbus_fast import Message, MessageType
 
 from tenement import client
 from tenement.client import Client, error_from_bus
-from tenement.errors import Denied, Internal, NotFound, StartFailed, TenementError, Unreachable
+from tenement.errors import Denied, Internal, InvalidName, NotFound, StartFailed, TenementError, Unreachable
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,14 @@ def test_a_call_carries_its_arguments() -> None:
     (message,) = bus.asked
     assert (message.destination, message.path) == ("dev.tenement.Manager", "/dev/tenement/Manager")
     assert (message.member, message.signature, message.body) == ("Remove", "ssb", ["notes", "alice", True])
+
+
+@pytest.mark.parametrize("name", ["ali\0ce", "ali\udc80ce"])
+def test_what_the_bus_cannot_carry_is_refused_before_it_ends_the_connection(name: str) -> None:
+    bus = FakeBus(answered("{}"))
+    with pytest.raises(InvalidName, match="has a NUL or is not UTF-8"):
+        asyncio.run(connected(bus).status("notes", name))
+    assert not bus.asked
 
 
 def test_a_document_is_read() -> None:
