@@ -229,7 +229,7 @@ class Client:
         if self._bus is None:
             raise Internal("not connected to the bus")
         for text in arguments:
-            # For what is no string of its own the bus ends the connection, and with it everybody else's calls.
+            # The bus would end the connection over it, and with it the calls of everybody else.
             if isinstance(text, str) and _UNSENDABLE.search(text):
                 raise InvalidName.of("name", text, "has a NUL or is not UTF-8")
         message = Message(
