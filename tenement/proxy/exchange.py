@@ -75,18 +75,23 @@ class Exchange:
     def __init__(self, worker: "Worker", client: "ClientConnection", head: RequestHead) -> None:
         self.head = head
         self.request_done = head.fields.length == 0
-        self.decodes_chunks = head.minor == 0
         self._worker = worker
         self._client = client
         self._added = client.hsts
         self._started = monotonic()
+
+    @property
+    def decodes_chunks(self) -> bool:
+        """See upstream.Answered."""
+        return self.head.minor == 0
 
     def begin(self) -> None:
         """Find the target and go as far as nothing has to be waited for."""
         head = self.head
         worker = self._worker
         self._request_id = head.fields.request_id or worker.next_request_id()
-        if (aside := self._client.aside(head)) is not None:
+        client = self._client
+        if (aside := client.guard.check(head, client.trusted)) is not None:
             self.answer(aside.status, fields=aside.fields, body=aside.body)
             return
         try:
@@ -257,7 +262,7 @@ class Exchange:
         self._upstream = connection
         connection.begin(
             self,
-            head.relay(self._client.origin_fields(head.fields), self._request_id),
+            self._client.relay(head, self._request_id),
             to_head=head.method == b"HEAD",
         )
         if self._paused_since != _NEVER:
@@ -317,16 +322,16 @@ class Exchange:
             self._worker.tunnels.add(self._target_name, self)
             self._worker.leases.finish(lease, monotonic())
 
-    def answer_whole(self, head: ResponseHead, data: bytes) -> None:
+    def answer_whole(self, head: ResponseHead, data: bytes, reusable: bool) -> None:
         """Pass on an answer that has come at once."""
         self._status = head.status
         self._begun = True
-        self._closes = closes = self._closes_after(head)
+        self._closes = closes = self._closes_after_whole()
         if closes or self._added or not (head.verbatim and head.dated and self.head.minor):
             data = self._head_to_client(head, data[: head.end]) + data[head.end :]
         self._sent += len(data)
         self._client.write(data)
-        self._finish(head.persistent)
+        self._finish(reusable)
 
     def answer_begins(self, head: ResponseHead, data: bytes) -> None:
         """Pass on the head of an answer."""
@@ -516,13 +521,12 @@ class Exchange:
 
     def _closes_after(self, head: ResponseHead) -> bool:
         """Whether the client's connection ends with this answer."""
-        return (
-            not self.head.fields.keep_alive
-            or not self.request_done
-            or head.length == UNTIL_CLOSE
-            or (self.head.minor == 0 and head.length < 0)
-            or self._worker.draining
-        )
+        unframed = head.length == UNTIL_CLOSE or (self.head.minor == 0 and head.length < 0)
+        return unframed or self._closes_after_whole()
+
+    def _closes_after_whole(self) -> bool:
+        """Whether the client's connection ends with an answer that says how long it is."""
+        return not self.head.fields.keep_alive or not self.request_done or self._worker.draining
 
     def _head_to_client(self, head: ResponseHead, data: bytes) -> bytes:
         """The answer's head with this hop's own fields, where they are needed.

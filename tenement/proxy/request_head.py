@@ -19,7 +19,7 @@ from tenement.proxy.hosts import BadHost, fold
 _TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # An empty line in front is left over from sloppy clients' previous bodies (RFC 9112, 2.2).
 _HEAD: Final = re.compile(
-    rb"(?:\r\n)?+(" + _TCHAR + rb"++) ([!-~\x80-\xff]++) HTTP/1\.([01])(\r\n" + FIELD_LINES + rb")\r\n"
+    rb"(?:\r\n)?+(" + _TCHAR + rb"++) ([!-~\x80-\xff]++) HTTP/1\.([01])(\r\n" + FIELD_LINES + rb"\r\n)"
 )
 _LINE: Final = re.compile(rb"(?:\r\n)?+" + _TCHAR + rb"++ [!-~\x80-\xff]++ HTTP/([0-9])\.([0-9])\r\n")
 _PLAIN_LINE: Final = re.compile(rb"((?!CONNECT )" + _TCHAR + rb"++) (/[!\"$-~\x80-\xff]*+) HTTP/1\.1")
@@ -76,7 +76,8 @@ class Fields:
     `length` is the body's in bytes, or CHUNKED. `host` is the field in lower case. `upgrade` is the field's
     value in lower case, empty if there is nothing to upgrade to. `request_id` is the client's, if it has a
     sane one. `origin` has the fields that claim where the request came from: names in lower case with dashes,
-    values as sent. `relay` is the lines that go on, each with a line end in front.
+    values as sent. `lines` is the fields as sent, with a line end in front and the empty line behind; `relay`
+    is those that go on, each with a line end in front.
     """
 
     __slots__ = (
@@ -100,7 +101,7 @@ class Fields:
         self.upgrade = b""
         self.request_id = b""
         self.origin: list[tuple[bytes, bytes]] = []
-        self.relay = lines[:-2]
+        self.relay = lines[:-4]
 
     @property
     def accept(self) -> str:
@@ -116,30 +117,35 @@ class Fields:
 
 
 class RequestHead:
-    """A head that was accepted. `end` is its size: where the body begins."""
+    """A head that was accepted. `end` is its size: where the body begins. It does not change any more.
 
-    __slots__ = ("end", "fields", "method", "minor", "target")
+    `line` is the request line as sent, without its line end; empty if the head will not come again to the byte.
+    """
 
-    def __init__(self, method: bytes, target: bytes, minor: int, end: int, fields: Fields) -> None:
+    __slots__ = ("end", "fields", "line", "method", "minor", "safe_to_repeat", "target")
+
+    def __init__(
+        self, method: bytes, target: bytes, minor: int, end: int, fields: Fields, line: bytes = b""
+    ) -> None:
         self.method = method
         self.target = target
         self.minor = minor
         self.end = end
         self.fields = fields
+        self.line = line
+        # Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body.
+        self.safe_to_repeat = fields.length == 0 and method in _IDEMPOTENT and not fields.upgrade
 
-    @property
-    def safe_to_repeat(self) -> bool:
-        """Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body."""
-        return self.fields.length == 0 and self.method in _IDEMPOTENT and not self.fields.upgrade
+    def relay(self, origin: bytes) -> bytes:
+        """The head that goes on to the app, with the lines of `forwarded`.
 
-    def relay(self, origin: bytes, request_id: bytes) -> bytes:
-        """The head that goes on to the app, with the lines of `forwarded` and the request's id."""
-        return b"%b %b HTTP/1.1%b%b\r\nX-Request-Id: %b\r\n\r\n" % (
+        It lacks its end: the request's id, which is the value of the last field, and the line ends behind it.
+        """
+        return b"%b %b HTTP/1.1%b%b\r\nX-Request-Id: " % (
             self.method,
             self.target,
             self.fields.relay,
             origin,
-            request_id,
         )
 
 
@@ -149,32 +155,32 @@ def parse(
     """The head that `data` begins with; None if it is not complete. Sizes are in bytes. Raises BadRequest.
 
     `previous` is the head before it on the same connection: clients repeat their fields to the byte, and then
-    only the request line has to be read.
+    only the request line has to be read, or not even that.
     """
-    if previous is not None:
+    if previous is not None and previous.line and data.endswith(previous.fields.lines):
         fields = previous.fields
-        size = len(data) - len(fields.lines) - 2
-        if size > 0 and data.endswith(b"\r\n") and data.startswith(fields.lines, size):
-            line = _PLAIN_LINE.fullmatch(data, 0, size)
-            if line is not None and size <= max_line:
-                return RequestHead(line[1], line[2], 1, len(data), fields)
+        line = data[: -len(fields.lines)]
+        if line == previous.line:
+            return previous
+        plain = _PLAIN_LINE.fullmatch(line)
+        if plain is not None and len(line) <= max_line:
+            return RequestHead(plain[1], plain[2], 1, len(data), fields, line)
     match = _HEAD.match(data)
     if match is None:
         check_part(data, max_line, max_head)
         return None
-    method, target, minor, lines = match.groups()
-    end = match.end()
+    method, target, digit, lines = match.groups()
+    minor, end = int(digit), match.end()
     if len(target) > max_line:
         raise BadRequest(414, "The request line is too long")
-    if end > max_head or lines.count(b"\n") > max_fields + 1:
+    if end > max_head or lines.count(b"\n") > max_fields + 2:
         raise BadRequest(431, "The request has too many fields, or they are too long")
-    head = RequestHead(
-        method, target, 1 if minor == b"1" else 0, end, Fields(lines, 1 if minor == b"1" else 0)
-    )
-    _read_fields(head)
-    if target[0] != 0x2F or b"#" in target or method == b"CONNECT":
-        _read_target(head)
-    return head
+    fields = Fields(lines, minor)
+    _read_fields(fields, minor)
+    if target[0] == 0x2F and b"#" not in target and method != b"CONNECT":
+        again = minor == 1 and fields.length == 0 and not fields.upgrade and match.start(1) == 0
+        return RequestHead(method, target, minor, end, fields, data[: match.start(4)] if again else b"")
+    return RequestHead(method, _read_target(method, target, fields.host), minor, end, fields)
 
 
 def check_part(data: bytes, max_line: int, max_head: int, seen: int = 0) -> None:
@@ -201,9 +207,8 @@ def check_part(data: bytes, max_line: int, max_head: int, seen: int = 0) -> None
         raise BadRequest(400, "A field is malformed")
 
 
-def _read_fields(head: RequestHead) -> None:
+def _read_fields(fields: Fields, minor: int) -> None:
     """Read the fields that matter here. Raises BadRequest."""
-    fields = head.fields
     low = fields.lines.lower()
     host: bytes | None = None
     length: bytes | None = None
@@ -224,8 +229,8 @@ def _read_fields(head: RequestHead) -> None:
                 raise BadRequest(400, "Transfer-Encoding is given twice")
             coding = value.rstrip(b" \t")
         elif name == b"expect":
-            fields.expects_continue = head.minor == 1 and value.rstrip(b" \t") == b"100-continue"
-        elif name == b"connection" and value == b"keep-alive" and head.minor == 1 and not options:
+            fields.expects_continue = minor == 1 and value.rstrip(b" \t") == b"100-continue"
+        elif name == b"connection" and value == b"keep-alive" and minor == 1 and not options:
             options = [value]  # True of the next hop, too: it may pass as it is.
         else:
             changes = True
@@ -237,9 +242,9 @@ def _read_fields(head: RequestHead) -> None:
         raise BadRequest(400, "Host is missing")
     fields.host = host.rstrip(b" \t")
     if length is not None or coding is not None:
-        fields.length = _body_length(head.minor, length, coding)
-    if changes or head.minor == 0:
-        _follow_options(head, options)
+        fields.length = _body_length(minor, length, coding)
+    if changes or minor == 0:
+        _follow_options(fields, minor, options)
         _rebuild(fields, low, options)
 
 
@@ -258,19 +263,18 @@ def _body_length(minor: int, length: bytes | None, coding: bytes | None) -> int:
     return CHUNKED
 
 
-def _follow_options(head: RequestHead, options: list[bytes]) -> None:
+def _follow_options(fields: Fields, minor: int, options: list[bytes]) -> None:
     """Follow what the Connection field says of this connection (RFC 9110, 7.6.1). Raises BadRequest."""
-    fields = head.fields
     if len(options) > _MAX_OPTIONS:
         raise BadRequest(400, "Connection has too many options")
     if not _NOT_AN_OPTION.isdisjoint(options):
         raise BadRequest(400, "Connection names a field that must reach the app")
     if b"close" in options:
         fields.keep_alive = False
-    elif head.minor == 0:
+    elif minor == 0:
         fields.keep_alive = b"keep-alive" in options
     # An upgrade to h2c would put requests through that nobody here reads (and RFC 9113 dropped it).
-    if b"upgrade" not in options or fields.length or head.minor == 0 or b"h2c" in fields.upgrade:
+    if b"upgrade" not in options or fields.length or minor == 0 or b"h2c" in fields.upgrade:
         fields.upgrade = b""
 
 
@@ -297,7 +301,7 @@ def _rebuild(fields: Fields, low: bytes, options: list[bytes]) -> None:
     for option in options:
         if option not in _PLAIN_OPTIONS:
             cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
-    fields.relay = without(lines, cuts)
+    fields.relay = without(lines[:-2], cuts)
     if fields.upgrade:
         fields.relay += b"\r\nConnection: Upgrade\r\nUpgrade: " + b", ".join(upgrade)
     elif trailers:
@@ -322,25 +326,24 @@ def without(lines: bytes, cuts: list[tuple[int, int]]) -> bytes:
     return b"".join(parts)
 
 
-def _read_target(head: RequestHead) -> None:
-    """Bring a target that is not a path into the form apps know (RFC 9112, 3.2). Raises BadRequest."""
-    if head.method == b"CONNECT":
+def _read_target(method: bytes, target: bytes, host: bytes) -> bytes:
+    """The form that apps know of a target that is not a path (RFC 9112, 3.2). Raises BadRequest."""
+    if method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
-    if b"#" in head.target:
+    if b"#" in target:
         raise BadRequest(400, "The target has a fragment")
-    if head.target == b"*" and head.method == b"OPTIONS":
-        return
-    absolute = _ABSOLUTE.fullmatch(head.target)
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         raise BadRequest(400, "The target is neither a path nor a URL")
     try:
-        same = fold(absolute[1]) == fold(head.fields.host)
+        same = fold(absolute[1]) == fold(host)
     except BadHost as error:
         raise BadRequest(400, str(error)) from None
     if not same:
         raise BadRequest(400, "The target's host is not that of the Host field")
     path = absolute[2]
     if not path:
-        head.target = b"*" if head.method == b"OPTIONS" else b"/"
-    else:
-        head.target = path if path[:1] == b"/" else b"/" + path
+        return b"*" if method == b"OPTIONS" else b"/"
+    return path if path[:1] == b"/" else b"/" + path

@@ -18,13 +18,14 @@ from tenement.proxy import forwarded
 from tenement.proxy.announced import peer_of
 from tenement.proxy.exchange import Exchange
 from tenement.proxy.request_head import BadRequest, Fields, RequestHead, check_part, parse
-from tenement.proxy.tls import Aside
 
 if TYPE_CHECKING:
     from tenement.proxy.worker import Worker
 
 log = logging.getLogger(__name__)
 
+# Of no longer head is it remembered what it says, so that idle connections stay small.
+_REMEMBERED_BYTES: Final = 4096
 # The state in which a reset leaves a socket (enum in Linux's net/tcp_states.h).
 _TCP_CLOSE: Final = 7
 
@@ -41,21 +42,21 @@ class ClientConnection(asyncio.Protocol):
         "_held_back",
         "_in_loop",
         "_linger_bytes",
-        "_origin",
-        "_origin_host",
         "_partial",
         "_patience_s",
         "_previous",
         "_reads",
+        "_relayed",
+        "_relayed_head",
         "_scheme",
         "_transport",
-        "_trusted",
         "_worker",
         "body_is_paused",
         "guard",
         "hsts",
         "peer",
         "secure",
+        "trusted",
         "write",
     )
 
@@ -75,9 +76,9 @@ class ClientConnection(asyncio.Protocol):
         self._reads = True
         self._held_back = False
         self._linger_bytes = 0
-        self._origin = b""
-        self._origin_host = b""
-        self._trusted = False
+        self._relayed = b""
+        self._relayed_head: RequestHead | None = None
+        self.trusted = False
         self.body_is_paused = False
         self.peer = peer
 
@@ -98,7 +99,7 @@ class ClientConnection(asyncio.Protocol):
             # answer. Nobody else has a reason to come to it.
             self._closing = True
             self._transport.abort()
-        self._trusted = self.peer in worker.trusted
+        self.trusted = self.peer in worker.trusted
         self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
         self.secure = self._scheme == b"https"
         self.hsts = b"\r\n" + worker.tls.hsts if self.secure and worker.tls.hsts else b""
@@ -209,20 +210,12 @@ class ClientConnection(asyncio.Protocol):
 
     # What the exchange calls
 
-    def aside(self, head: RequestHead) -> Aside | None:
-        """The answer to a request that needs no tenant; see `tls`."""
-        return self.guard.check(head, self._trusted)
-
-    def origin_fields(self, fields: Fields) -> bytes:
-        """The fields that tell the app where the request came from; the last host's are kept ready."""
-        if fields.origin and self._trusted:
-            return forwarded.fields_from_proxy(
-                self.peer, self._scheme, fields.host, fields.origin, self._worker.trusted
-            )
-        if fields.host != self._origin_host:
-            self._origin = forwarded.fields(self.peer, self._scheme, fields.host)
-            self._origin_host = fields.host
-        return self._origin
+    def relay(self, head: RequestHead, request_id: bytes) -> bytes:
+        """The head that goes on to the app: it also tells where the request came from, and its id."""
+        if head is not self._relayed_head:
+            self._relayed = head.relay(self._origin(head.fields))
+            self._relayed_head = head if head is self._previous else None
+        return self._relayed + request_id + b"\r\n\r\n"
 
     def feed_body(self) -> None:
         """Pass on what was read of the body before the exchange could take it."""
@@ -316,9 +309,8 @@ class ClientConnection(asyncio.Protocol):
                 self._deadline = monotonic() + settings.head_timeout_s
                 break
             self._partial = False
-            self._previous = (
-                head if head.fields.length == 0 and not head.fields.upgrade and head.minor else None
-            )
+            if head is not self._previous:
+                self._previous = head if head.line and head.end <= _REMEMBERED_BYTES else None
             self._buffer = data[head.end :] if head.end < len(data) else b""
             exchange = self._exchange = Exchange(self._worker, self, head)
             if self._held_back:
@@ -332,6 +324,14 @@ class ClientConnection(asyncio.Protocol):
             self._adjust_reading()
         if self._ended and self._exchange is None and not self._closing:
             self._close(linger=False)
+
+    def _origin(self, fields: Fields) -> bytes:
+        """The fields that tell the app where the request came from."""
+        if fields.origin and self.trusted:
+            return forwarded.fields_from_proxy(
+                self.peer, self._scheme, fields.host, fields.origin, self._worker.trusted
+            )
+        return forwarded.fields(self.peer, self._scheme, fields.host)
 
     def _read_more(self, data: bytes) -> None:
         """Read on in a head that came in pieces; what was looked at before is not looked at again."""

@@ -256,8 +256,10 @@ class PlainGuard:
     def check(self, head: RequestHead, trusted: bool) -> Aside | None:
         """See Guard."""
         tls = self._tls
+        if not tls.enabled and not tls.challenges:
+            return None
         # Certificates go on to be renewed while HTTPS is off.
-        if (tls.enabled or tls.challenges) and head.target.startswith(_CHALLENGE_PREFIX):
+        if head.target.startswith(_CHALLENGE_PREFIX):
             return _challenge(tls, head.target)
         if not tls.enabled:
             return None

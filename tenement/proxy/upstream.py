@@ -36,7 +36,9 @@ _EXPIRY_MARGIN_S: Final = 1.0
 class Answered(Protocol):
     """The exchange, as its connection to the app sees it."""
 
-    decodes_chunks: bool
+    @property
+    def decodes_chunks(self) -> bool:
+        """Whether the client does not know chunks."""
 
     def connected(self, connection: "UpstreamConnection") -> None:
         """A new connection is there."""
@@ -50,7 +52,7 @@ class Answered(Protocol):
     def answer_switches(self, head: ResponseHead, data: bytes, rest: bytes) -> None:
         """101: from here on the connection belongs to the upgraded protocol; `rest` is what came of that."""
 
-    def answer_whole(self, head: ResponseHead, data: bytes) -> None:
+    def answer_whole(self, head: ResponseHead, data: bytes, reusable: bool) -> None:
         """The whole answer has come at once."""
 
     def answer_begins(self, head: ResponseHead, data: bytes) -> None:
@@ -235,10 +237,9 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._buffer + data
             self._buffer = b""
         self.heard = True
+        previous = self._previous
         try:
-            head = parse(
-                data, self._pool.settings.max_head_bytes, to_head=self.to_head, previous=self._previous
-            )
+            head = parse(data, self._pool.settings.max_head_bytes, to_head=self.to_head, previous=previous)
         except BadResponse as error:
             exchange.answer_broken(str(error))
             return
@@ -246,19 +247,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = data
             self._acknowledge()
             return
-        if head is not self._previous:
+        if head is not previous:
             self._previous = head if head.text else None
-        end, length = head.end, head.length
+        whole = head.end + head.length
         if head.status < 200:
             self._read_interim(exchange, head, data)
-        elif length >= 0 and len(data) - end >= length:
+        elif len(data) >= whole >= head.end:
             self._interim = 0
-            if len(data) - end > length:
-                head.persistent = False  # Whatever that is, it is not the next answer.
-                data = data[: end + length]
             if head.keep_alive_s is not None:
                 self._expire_after(head.keep_alive_s)
-            exchange.answer_whole(head, data)
+            # Whatever more there is, it is not the next answer.
+            exchange.answer_whole(head, data[:whole], head.persistent and len(data) == whole)
         else:
             self._read_long(exchange, head, data)
 

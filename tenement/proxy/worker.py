@@ -113,7 +113,7 @@ class Worker:
     def next_request_id(self) -> bytes:
         """An id that no other request has."""
         self._id_count += 1
-        return b"%b%010x" % (self._id_prefix, self._id_count)
+        return self._id_prefix + b"%010x" % self._id_count
 
     # What the manager says; see bus.Listener
 

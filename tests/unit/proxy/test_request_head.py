@@ -30,7 +30,7 @@ def test_a_plain_head_goes_on_as_it_came():
     head = accepted(data + b"rest")
     assert (head.method, head.target, head.minor, head.end) == (b"GET", b"/a?b", 1, len(data))
     assert head.fields.host == b"example.com"
-    assert head.relay(b"", b"1") == data[:-2] + b"X-Request-Id: 1\r\n\r\n"
+    assert head.relay(b"") + b"1\r\n\r\n" == data[:-2] + b"X-Request-Id: 1\r\n\r\n"
     assert head.fields.keep_alive and not head.fields.length
 
 
@@ -59,6 +59,9 @@ def test_fields_that_repeat_are_read_once():
 @pytest.mark.parametrize(
     "data",
     [
+        b"GET /a HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n",
+        b"\r\nGET /a HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n",
+        b"GET http://a/a HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n",
         b"GET /b HTTP/1.1\r\nX: y\r\nHost: a\r\nCookie: x\r\n\r\n",
         b"GET /b HTTP/1.0\r\nHost: a\r\nCookie: x\r\n\r\n",
         b"CONNECT /b HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n",
@@ -71,15 +74,16 @@ def test_fields_that_repeat_are_read_once():
         b"GET /" + b"b" * LINE + b" HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n",
     ],
 )
-def test_what_came_before_never_changes_what_is_read(data: bytes):
-    first = accepted(b"GET /a HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n")
+@pytest.mark.parametrize("line", [b"GET /a", b"\r\nGET /a", b"GET http://a/a", b"GET http://a/b"])
+def test_what_came_before_never_changes_what_is_read(data: bytes, line: bytes):
+    first = accepted(line + b" HTTP/1.1\r\nHost: a\r\nCookie: x\r\n\r\n")
 
     def outcome(previous: RequestHead | None) -> object:
         try:
             head = read(data, previous)
         except BadRequest as error:
             return error.status
-        return head and (head.method, head.target, head.minor, head.end, head.relay(b"", b""))
+        return head and (head.method, head.target, head.minor, head.end, head.relay(b""))
 
     assert outcome(first) == outcome(None)
 
@@ -184,7 +188,7 @@ def test_what_is_accepted_means_the_same_to_another_parser(reference: Reference,
     if head.fields.keep_alive and not head.fields.upgrade and not messages[0][0].upgrade:
         assert messages[1][0].path == "/next"
     # What goes to the app is one request with the same meaning, and nothing behind it.
-    relayed, _ = reference.read(head.relay(b"", b"1") + body + marker)
+    relayed, _ = reference.read(head.relay(b"") + b"1\r\n\r\n" + body + marker)
     assert relayed[0][0].path.encode() == head.target
     assert relayed[1][0].path == "/next"
 
@@ -201,4 +205,4 @@ def test_any_bytes_are_accepted_refused_or_not_complete(data: bytes, prefixed: b
         return
     if head is not None:
         assert data[: head.end].endswith(b"\r\n\r\n")
-        assert b"\n" not in head.relay(b"", b"1").replace(b"\r\n", b"")
+        assert b"\n" not in head.relay(b"").replace(b"\r\n", b"")

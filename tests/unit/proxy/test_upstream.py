@@ -33,7 +33,7 @@ class Exchange:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def answer_whole(self, head: ResponseHead, data: bytes) -> None:
+    def answer_whole(self, head: ResponseHead, data: bytes, reusable: bool) -> None:
         self.heard.append(data)
 
     def app_lost(self, error: Exception | None) -> None:
