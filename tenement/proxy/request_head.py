@@ -119,7 +119,7 @@ class Fields:
 class RequestHead:
     """A head that was accepted. `end` is its size: where the body begins. It does not change any more.
 
-    `line` is the request line as sent, without its line end; empty if the head will not come again to the byte.
+    `line` is the request line as sent, without its line end, or empty if the head cannot come again as it is.
     """
 
     __slots__ = ("end", "fields", "line", "method", "minor", "safe_to_repeat", "target")
