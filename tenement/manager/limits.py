@@ -13,6 +13,11 @@ class RunningLimits:
         self._supervisor = supervisor
         self._awake: defaultdict[str, set[Tenant]] = defaultdict(set)
 
+    def configure(self) -> None:
+        """The limits may be others."""
+        for service in self._supervisor.config.services:
+            self._enforce(service)
+
     def changed(self, tenant: Tenant, _before: State) -> None:
         """A tenant is in another state."""
         awake = self._awake[tenant.name.service]

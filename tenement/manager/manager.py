@@ -239,6 +239,7 @@ class Manager:
         self._supervisor.configure(config)
         self._supervisor.set_concurrent_starts(_concurrent_starts(config))
         self._arming.configure()
+        self._limits.configure()
         self._register_instances()
         for name in changed:
             if name in config.services:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from manager_world import World, run
+from manager_world import World, config, run
 
 from tenement.lifecycle import State
 from tenement.manager.limits import RunningLimits
@@ -54,6 +54,20 @@ def test_one_in_use_is_never_put_to_sleep_and_the_limit_holds_again_later():
         world.supervisor.release(NAMES[1], ":1.1", second)
         await asyncio.sleep(100)
         assert running(world) == [NAMES[1]]
+
+    run(story)
+
+
+def test_a_lower_limit_holds_as_soon_as_it_is_read():
+    async def story(world: World) -> None:
+        limited(world, max_running=3, idle_timeout_s=0.0)
+        for name in NAMES[:3]:
+            await use(world, name)
+        world.supervisor.configure(config(max_running=1, idle_timeout_s=0.0))
+        (limits,) = (each for each in world.listeners if isinstance(each, RunningLimits))
+        limits.configure()
+        await world.until(State.ASLEEP, NAMES[1], timeout_s=1)
+        assert running(world) == [NAMES[2]]
 
     run(story)
 
