@@ -3,6 +3,7 @@
 What can be asked of systemd (states, ports, processes) is not kept here.
 """
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tenement.tls.records import SCHEMA as TLS
 from tenement.tls.records import TlsRecords
 from tenement.tokens import SCHEMA as TOKENS
 from tenement.tokens import TokenStore
+
+log = logging.getLogger(__name__)
 
 # One script a schema version, applied in order; a script is never changed once it was released.
 _MIGRATIONS: Final = (
@@ -49,6 +52,21 @@ class Row:
     last_used_at: float | None
 
 
+def _connect(path: Path | str, locking: str) -> sqlite3.Connection:
+    """A connection in SQLite's mode WAL. Raises sqlite3.DatabaseError."""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        database.execute(f"PRAGMA locking_mode = {locking}")
+        database.execute("PRAGMA journal_mode = WAL")
+        # With WAL, NORMAL loses no consistency at a power cut; FULL also keeps the last commits. A tenant
+        # whose creation was confirmed must exist after the power cut, and creations are rare.
+        database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 class Registry:
     """The database, open. Calls take well under a millisecond and may be made from the event loop."""
 
@@ -62,11 +80,13 @@ class Registry:
         Raises Internal if it was written by a newer tenement, or is damaged.
         """
         try:
-            database = sqlite3.connect(path, isolation_level=None)
-            database.execute("PRAGMA journal_mode = WAL")
-            # With WAL, NORMAL loses no consistency at a power cut; FULL also keeps the last commits. A tenant
-            # whose creation was confirmed must exist after the power cut, and creations are rare.
-            database.execute("PRAGMA synchronous = FULL")
+            try:
+                database = _connect(path, "NORMAL")
+            except sqlite3.OperationalError:
+                # A full disk has no room for the index of the log. Whoever has the database to himself needs
+                # no file for it; others (a backup) have to wait until the manager restarts.
+                database = _connect(path, "EXCLUSIVE")
+                log.warning("registry %s: the disk may be full; no other process can read it meanwhile", path)
             registry = cls(database)
             registry._migrate(path)
         except sqlite3.DatabaseError as error:

@@ -1,6 +1,7 @@
 """The configuration as the manager holds it: a bad file never replaces a good one, over restarts too."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -39,9 +40,15 @@ class Configuration:
 
     def _keep(self, config: Config) -> None:
         replacement = self._kept.with_suffix(".new")
-        replacement.write_bytes(msgspec.json.encode(config))
-        replacement.chmod(0o600)
-        replacement.replace(self._kept)
+        try:
+            replacement.write_bytes(msgspec.json.encode(config))
+            replacement.chmod(0o600)
+            replacement.replace(self._kept)
+        except OSError as error:
+            # A full disk must not keep the manager from starting, nor a change from taking effect.
+            log.warning("the configuration is in force, but no copy of it could be kept: %s", error)
+            with suppress(OSError):
+                replacement.unlink()
 
     def _restore(self, error: InvalidConfig) -> Config:
         try:

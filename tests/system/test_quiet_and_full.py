@@ -32,7 +32,11 @@ def test_a_full_disk_stops_no_tenant_and_is_told_to_the_operator(box: Box, tenan
         assert "disk is full" in refused.stderr, refused.stderr
         assert box.run(["ten", "disable", app.name], check=False).returncode != 0
         assert app.get().count >= 1, "disabled, though that could not be kept"
-        box.run(f"rm {directory}/filler")
+        for how in ("kill --signal=KILL", "stop", "start"):
+            box.run(f"systemctl {how} tenement-manager")
+            box.run(f"dd if=/dev/zero of={directory}/more bs=4k 2>/dev/null; true")
+        assert app.get().count >= 1, "and a manager starts on a full disk"
+        box.run(f"rm {directory}/filler {directory}/more")
         box.run(["ten", "spawn", new.name])
         assert new.get().count == 1
         box.run("systemctl restart tenement-manager")
@@ -40,7 +44,7 @@ def test_a_full_disk_stops_no_tenant_and_is_told_to_the_operator(box: Box, tenan
         assert new.get().count >= 1
     finally:
         box.run(
-            f"systemctl stop tenement-manager; rm -rf /run/registry-copy {directory}/filler;"
+            f"systemctl stop tenement-manager; rm -rf /run/registry-copy {directory}/filler {directory}/more;"
             f" cp -a {directory} /run/registry-copy; umount {directory};"
             f" cp -a /run/registry-copy/. {directory}; rm -rf /run/registry-copy;"
             " systemctl start tenement-manager"
