@@ -7,6 +7,7 @@ connection is made.
 import asyncio
 import json
 import re
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -228,10 +229,7 @@ class Client:
 
         if self._bus is None:
             raise Internal("not connected to the bus")
-        for text in arguments:
-            # The bus would end the connection over it, and with it the calls of everybody else.
-            if isinstance(text, str) and _UNSENDABLE.search(text):
-                raise InvalidName.of("name", text, "has a NUL or is not UTF-8")
+        check_sendable(arguments)
         message = Message(
             destination=BUS_NAME,
             path=OBJECT_PATH,
@@ -251,6 +249,16 @@ class Client:
             text = str(reply.body[0]) if reply.body else ""
             raise error_from_bus(reply.error_name or "", text)
         return reply.body[0] if reply.body else None
+
+
+def check_sendable(arguments: Iterable[object]) -> None:
+    """Refuse text that the bus does not carry. Raises InvalidName.
+
+    The bus would end the connection over it, and with it the calls of everybody else.
+    """
+    for each in arguments:
+        if isinstance(each, str) and _UNSENDABLE.search(each):
+            raise InvalidName.of("name", each, "has a NUL or is not UTF-8")
 
 
 def error_from_bus(name: str, text: str) -> TenementError:

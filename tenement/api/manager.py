@@ -11,7 +11,7 @@ from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from tenement.bus import message_bus
-from tenement.client import BUS_NAME, INTERFACE, OBJECT_PATH, error_from_bus
+from tenement.client import BUS_NAME, INTERFACE, OBJECT_PATH, check_sendable, error_from_bus
 from tenement.errors import Internal, Unreachable
 from tenement.systemd import Systemd, SystemdError
 
@@ -104,6 +104,8 @@ class Manager:
         self, member: str, signature: str, *arguments: object, timeout_s: float = _ANSWER_TIMEOUT_S
     ) -> Any:
         """Call a method; its only result, a file descriptor as such."""
+        for each in arguments:
+            check_sendable([part.value for part in each] if isinstance(each, list) else [each])
         bus = await self._connected()
         message = Message(
             destination=BUS_NAME,

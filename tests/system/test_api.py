@@ -127,6 +127,15 @@ def test_a_new_method_of_the_manager_is_closed_to_the_api(box: Box) -> None:
     box.run(["ten", "token", "revoke", made["id"]])
 
 
+def test_what_the_bus_cannot_carry_is_a_bad_name_and_not_an_absent_manager(box: Box, admin: Token) -> None:
+    for path in ("/api/domains?selector=a%00b", "/api/instances/notes:a%00b", "/api/logs?service=a%00b&id=c"):
+        answer = call(box, admin, "GET", path)
+        assert 400 <= answer.status < 500, (path, answer.body)
+    for odd in ("ten_a\udcff_b", "ten_a\x00_b"):
+        headers = {"Authorization": f"Bearer {odd}".encode("utf-8", "surrogateescape").decode("latin-1")}
+        assert box.http("localhost", "/api/instances", headers=headers).status in (400, 401)
+
+
 def test_a_tenant_lives_its_life_over_http_and_every_change_is_in_the_journal(
     box: Box, tenant: Callable[..., str], admin: Token
 ) -> None:
