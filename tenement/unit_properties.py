@@ -328,7 +328,8 @@ def _sandbox(service: Service, name: TenantName, launch: Launch, systemd_version
     return [
         # The file system: read-only, homes and /run hidden, /tmp and /dev of its own.
         Property("ProtectSystem", "s", "strict"),
-        Property("ProtectHome", "s", "yes"),
+        # Empty directories in place of homes; "yes" would take 3 ms more to make them inaccessible.
+        Property("ProtectHome", "s", "tmpfs"),
         Property("PrivateTmp", "b", True),
         Property("PrivateDevices", "b", True),
         Property("DevicePolicy", "s", "closed"),

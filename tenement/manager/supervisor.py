@@ -334,6 +334,7 @@ class Supervisor:
                 tasks.append(tenant.operation)
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reclaims.shutdown(wait=False, cancel_futures=True)
+        self._units.close()
 
     # Private: events in, actions out
 

@@ -17,6 +17,7 @@ from typing import Final
 from tenement.config import Service
 from tenement.errors import Overloaded, TenementError
 from tenement.manager import listeners
+from tenement.manager.cgroup_moves import CgroupMoves
 from tenement.manager.directories import hide_names
 from tenement.manager.network import slice_properties
 from tenement.manager.ports import Ports
@@ -97,7 +98,12 @@ class Units:
         self._slices: dict[str, asyncio.Task[None]] = {}
         self._thawed: set[TenantName] = set()
         self._stops = asyncio.Semaphore(_STOPS_MAX)
+        self._moves = CgroupMoves()
         self.ports = Ports()
+
+    def close(self) -> None:
+        """Operate on no unit any more."""
+        self._moves.close()
 
     def prepare_directories(self) -> None:
         """Make the run directories. Raises OSError."""
@@ -125,6 +131,7 @@ class Units:
 
     async def start(self, instance: Instance, facts: Facts) -> None:
         """Build the unit and wait until the app is ready. Raises UnitFailed, UnitTimeout, UnitDied."""
+        self._moves.expect()
         await self._job_done(await self._launch(instance), instance)
         # The app is exec'ed now: before that there was nothing to ask.
         if instance.service.listen == "fd" and instance.service.health is None:

@@ -56,6 +56,9 @@ class FakeUnits:
         self.starting = 0
         self.most_starting = 0
 
+    def close(self) -> None:
+        """Has nothing to close."""
+
     def verbs(self, name: TenantName = ALICE) -> list[str]:
         return [verb for verb, who in self.log if who == name]
 

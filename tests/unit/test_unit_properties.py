@@ -62,7 +62,7 @@ def test_each_limit_is_a_property(setting: str, value: object, name: str, expect
         ("CapabilityBoundingSet", 0),
         ("AmbientCapabilities", 0),
         ("ProtectSystem", "strict"),
-        ("ProtectHome", "yes"),
+        ("ProtectHome", "tmpfs"),
         ("ProtectProc", "invisible"),
         ("ProtectClock", True),
         ("ProtectKernelLogs", True),
