@@ -14,7 +14,7 @@ from typing import Any, Final
 from tenement.config import Config
 from tenement.errors import NotFound, StartFailed, TenementError
 from tenement.lifecycle import AWAKE, Goal, State
-from tenement.manager import inventory, routes
+from tenement.manager import inventory, measurements, routes
 from tenement.manager.addresses import AddressWatch, own_addresses
 from tenement.manager.adoption import adopt_all
 from tenement.manager.arming import Arming
@@ -62,7 +62,7 @@ class Manager:
         self._arming = Arming(self._supervisor)
         self._health = HealthChecks(self._supervisor, self._units)
         self._limits = RunningLimits(self._supervisor)
-        self.web = Web(self._supervisor, registry.tokens)
+        self.web = Web(self._supervisor, registry.tokens, measurements.DIRECTORY)
         self._quotas = Quotas(self._supervisor, self.web.disk_use)
         self.certificates = Certificates(
             registry.tls, systemd, Store(workers), self._supervisor, self._announce, self._routes_reloaded

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from dbus_fast import Variant
@@ -37,12 +38,12 @@ _SORTS: Final[dict[str, Callable[[Tenant], Any]]] = {
 
 
 class Web:
-    """The parts behind the HTTP API, put together."""
+    """The parts behind the HTTP API, put together. Counts of tenants' lives are kept in `counts`."""
 
-    def __init__(self, supervisor: Supervisor, tokens: TokenStore) -> None:
+    def __init__(self, supervisor: Supervisor, tokens: TokenStore, counts: Path) -> None:
         self._supervisor = supervisor
         self._tokens = tokens
-        self._measurements = Measurements()
+        self._measurements = Measurements(counts)
         self.disk_use = DiskUse()
         self._streams = LogStreams()
         self.events = Events(self._describe)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tenement.config import Config
 from tenement.lifecycle import Lifecycle, Policy, State
 from tenement.manager.disk_use import measure
 from tenement.manager.events import Events
-from tenement.manager.measurements import Measurements
+from tenement.manager.measurements import WAKE_BOUNDS_S, Measurements, ServiceCounts
 from tenement.manager.supervisor import Tenant
 from tenement.names import TenantName
 
@@ -65,6 +66,48 @@ def test_a_start_that_fails_is_no_wake_and_a_restart_is_none_either() -> None:
 def test_a_sleep_counts_even_if_somebody_waits_already() -> None:
     assert lives(State.RUNNING, State.STOPPING, State.ASLEEP)["sleeps"]["asleep"] == 1
     assert lives(State.RUNNING, State.STOPPING, State.QUEUED)["sleeps"]["asleep"] == 1
+
+
+def test_what_was_armed_does_not_fall_asleep_again() -> None:
+    assert lives(State.ARMED, State.STOPPING, State.ASLEEP)["sleeps"]["asleep"] == 0
+    assert lives(State.RUNNING, State.STOPPING, State.DISABLED)["sleeps"]["asleep"] == 0
+
+
+def test_counts_go_on_from_those_of_the_manager_before(tmp_path: Path) -> None:
+    counts = ServiceCounts(tmp_path / "counts" / "notes")
+    counts.woke("armed", 0.02)
+    counts.woke("asleep", 100.0)
+    counts.slept("frozen")
+    counts.restarted()
+    counts.failed()
+    # As after kill -9: nothing is closed.
+    after = ServiceCounts(tmp_path / "counts" / "notes")
+    assert after.document() == counts.document()
+    assert after.document()["wakes"]["asleep"] == [[0] * len(WAKE_BOUNDS_S) + [1], 100.0]
+    assert after.document()["wakes"]["armed"][1] == pytest.approx(0.02)
+    after.failed()
+    assert after.document()["failures"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"another length", b"\xff" * 416], ids=["empty", "short", "other"])
+def test_counts_of_another_release_begin_again(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    assert ServiceCounts(path).document() == ServiceCounts(None).document()
+
+
+def test_where_counts_cannot_be_kept_they_are_counted_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "notes").symlink_to(tmp_path / "elsewhere")
+    counts = ServiceCounts(tmp_path / "notes")
+    counts.failed()
+    assert counts.document()["failures"] == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_service_that_is_configured_no_more_and_has_no_tenant_is_not_told_of() -> None:
+    measurements, one = Measurements(), tenant()
+    assert list(measurements.document(Config(), [one])["services"]) == ["notes"]
+    assert list(measurements.document(Config(), [])["services"]) == []
 
 
 def test_watchers_hear_of_changes_and_one_that_does_not_read_is_dropped() -> None:
