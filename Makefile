@@ -90,6 +90,7 @@ install-data:
 	install -D -m 644 units/tenement.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/tenement.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d units/dev.tenement.Manager.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system-services units/dev.tenement.Manager.service
+	install -D -m 644 -t $(DESTDIR)/usr/share/polkit-1/actions units/dev.tenement.manage.policy
 	install -d $(DESTDIR)/etc/tenement/tenement.d
 	install -m 644 units/tenement.toml $(DESTDIR)/etc/tenement/
 	install -d $(sharedir)/tenement $(sharedir)/doc/tenement/examples

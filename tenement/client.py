@@ -225,7 +225,7 @@ class Client:
         timeout_s: float = _ANSWER_TIMEOUT_S,
     ) -> Any:
         """Calls a method and returns its only result, or None if it has none."""
-        from dbus_fast import Message, MessageType
+        from dbus_fast import Message, MessageFlag, MessageType
 
         if self._bus is None:
             raise Internal("not connected to the bus")
@@ -235,6 +235,8 @@ class Client:
             path=OBJECT_PATH,
             interface=interface,
             member=member,
+            # An administrator's desktop may ask for the password.
+            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
             signature=signature,
             body=list(arguments),
         )

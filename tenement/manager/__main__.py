@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import sdnotify
@@ -18,6 +18,7 @@ from systemd.journal import JournalHandler
 from tenement.bus import message_bus, unless_lost
 from tenement.errors import TenementError
 from tenement.manager import bus_service
+from tenement.manager.authority import Authority
 from tenement.manager.bus_service import BusService
 from tenement.manager.configuration import Configuration
 from tenement.manager.interface import methods
@@ -85,10 +86,16 @@ class Daemon:
                 service.emit(name, body)
 
         manager = Manager(registry, configuration, systemd, version, emit)
+        authority = Authority(bus)
+
+        def client_gone(name: str) -> None:
+            manager.worker_gone(name)
+            authority.forget(name)
+
         try:
             await manager.start()
-            await _watch_clients(bus, manager)
-            service = BusService(bus, methods(manager))
+            await _watch_clients(bus, client_gone)
+            service = BusService(bus, methods(manager), authority)
             await _own_name(bus)
             yield manager
         finally:
@@ -122,8 +129,8 @@ class Daemon:
             self._notifier.notify("WATCHDOG=1")
 
 
-async def _watch_clients(bus: MessageBus, manager: Manager) -> None:
-    """Hear of every client that leaves the bus."""
+async def _watch_clients(bus: MessageBus, gone: Callable[[str], None]) -> None:
+    """Tell of every client that leaves the bus, by its unique name."""
     rule = "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
     destination, path, interface = _BUS
     await bus.call(
@@ -141,7 +148,7 @@ async def _watch_clients(bus: MessageBus, manager: Manager) -> None:
         if message.message_type is MessageType.SIGNAL and message.member == "NameOwnerChanged":
             name, _, owner = message.body
             if name.startswith(":") and not owner:
-                manager.worker_gone(name)
+                gone(name)
 
     bus.add_message_handler(on_message)
 

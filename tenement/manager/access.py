@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from dbus_fast import Variant
 
-from tenement.errors import Denied, InvalidName, Overloaded, TenementError
+from tenement.errors import Denied, InvalidName, NotFound, Overloaded, TenementError
 from tenement.manager.bus_service import Method
 from tenement.manager.events import Events
 from tenement.manager.log_streams import LogStreams, unit_pattern
@@ -186,7 +186,7 @@ class Access:
     def create_token(self, scope: str, tenant: str, name: str, expires_s: float) -> str:
         """Make a token; a JSON object with its text as `token`. `expires_s` 0 means never.
 
-        Raises InvalidName.
+        Raises InvalidName, NotFound, Overloaded.
         """
         try:
             kind = Scope(scope)
@@ -197,7 +197,7 @@ class Access:
         of = TenantName.parse(tenant) if tenant else None
         if of is not None and not self._running.exists(of):
             # Otherwise whoever spawned a tenant of this name later would find a stranger's token on it.
-            raise InvalidName.of("tenant", tenant, "does not exist")
+            raise NotFound(f"{tenant}: no such tenant", tenant=tenant)
         if len(self._tokens.all()) >= _TOKENS_MAX:
             raise Overloaded(f"there are {_TOKENS_MAX} tokens. Revoke some with 'ten token revoke'.")
         token, text = self._tokens.create(kind, of, name, expires_s or None, time.time())

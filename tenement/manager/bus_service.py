@@ -1,13 +1,14 @@
 """dev.tenement.Manager1 on the system bus: takes calls apart, calls the manager, answers.
 
-Who may call what is decided by the bus policy (dev.tenement.Manager.conf) before a message arrives here.
+Who may call what is decided by the bus policy (dev.tenement.Manager.conf) before a message arrives here, and
+for some callers by polkit (see Authority) before it is answered.
 """
 
 import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from dbus_fast import Message, MessageFlag, MessageType, Variant
@@ -15,6 +16,7 @@ from dbus_fast.aio import MessageBus
 
 from tenement import __version__
 from tenement.errors import Internal, TenementError
+from tenement.manager.authority import Authority
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,9 @@ def arguments(text: str) -> tuple[Argument, ...]:
 class BusService:
     """Serves the methods to callers. Every call runs as a task of its own, owned here."""
 
-    def __init__(self, bus: MessageBus, methods: list[Method]) -> None:
+    def __init__(self, bus: MessageBus, methods: list[Method], authority: Authority) -> None:
         self._bus = bus
+        self._authority = authority
         self._methods = {method.name: method for method in methods}
         self._tasks: set[asyncio.Task[None]] = set()
         bus.add_message_handler(self._on_message)
@@ -81,8 +84,7 @@ class BusService:
     def emit(self, name: str, body: list[Any]) -> None:
         """Send one of SIGNALS."""
         signal = next(signal for signal in SIGNALS if signal.name == name)
-        signature = "".join(argument.signature for argument in signal.arguments)
-        self._bus.send(Message.new_signal(PATH, INTERFACE, name, signature, body))
+        self._bus.send(Message.new_signal(PATH, INTERFACE, name, _signature(signal.arguments), body))
 
     def introspection(self) -> str:
         """The XML that describes the object. See the D-Bus specification, "Introspection Data Format"."""
@@ -131,13 +133,6 @@ class BusService:
                 "org.freedesktop.DBus.Error.UnknownMethod",
                 f"{INTERFACE} has no method {message.member}",
             )
-        expected = "".join(argument.signature for argument in method.inputs)
-        if message.signature != expected:
-            return Message.new_error(
-                message,
-                "org.freedesktop.DBus.Error.InvalidArgs",
-                f"{method.name} takes the signature '{expected}', not '{message.signature}'",
-            )
         task = asyncio.create_task(self._answer(message, method))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -145,12 +140,16 @@ class BusService:
 
     async def _answer(self, message: Message, method: Method) -> None:
         try:
-            body = await method.handler(message.sender, *message.body)
-            signature = "".join(a.signature for a in method.outputs)
-            if signature == "h":
-                await self._answer_with_fd(message, *body)
-                return
-            reply = Message.new_method_return(message, signature, body)
+            await self._authority.check(message)
+            if wrong := _signature_fault(message, method):
+                reply = Message.new_error(message, "org.freedesktop.DBus.Error.InvalidArgs", wrong)
+            else:
+                body = await method.handler(message.sender, *message.body)
+                signature = _signature(method.outputs)
+                if signature == "h":
+                    await self._answer_with_fd(message, *body)
+                    return
+                reply = Message.new_method_return(message, signature, body)
         except TenementError as error:
             reply = Message.new_error(message, error.dbus_name, str(error))
         except sqlite3.Error as error:
@@ -191,6 +190,18 @@ class BusService:
             return self.introspection()
         rest = PATH.removeprefix(path or "/").strip("/").partition("/")[0]
         return f'<node><node name="{rest}"/></node>'
+
+
+def _signature(arguments: Iterable[Argument]) -> str:
+    return "".join(argument.signature for argument in arguments)
+
+
+def _signature_fault(message: Message, method: Method) -> str | None:
+    """What is wrong with the types of a call's arguments."""
+    expected = _signature(method.inputs)
+    if message.signature == expected:
+        return None
+    return f"{method.name} takes the signature '{expected}', not '{message.signature}'"
 
 
 _STANDARD_INTERFACES: Final = f""" <interface name="{_PROPERTIES}">

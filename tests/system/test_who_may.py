@@ -13,6 +13,7 @@ from .hostile import ATTACKS, Scene, attacks, scene
 
 BUS = "/src/tests/system/hostile/bus.py"
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+DENIED_BY_MANAGER = "dev.tenement.Error.Denied"
 WORKER = {"GetRoutes", "Lease", "Release", "Report"}
 API = {
     "Act",
@@ -43,7 +44,8 @@ def ask(box: Box, identity: str, methods: list[str]) -> dict[str, Any] | None:
 
 
 def may(found: dict[str, Any]) -> set[str]:
-    return {name for name, error in found["methods"].items() if error != DENIED}
+    refusals = (DENIED, DENIED_BY_MANAGER)
+    return {name for name, error in found["methods"].items() if error not in refusals}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,12 @@ def test_the_bus_lets_each_call_what_is_theirs(
     assert (found["property"] == "") == (expected is None)
     # Root may take any name; only the manager has it, so that it gets a place in the queue.
     assert (found["own"] == "") == root
-    refused = {DENIED, "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"}
+    refused = {
+        DENIED,
+        "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
+        # How systemd tells that there is no polkit to ask in this box.
+        "org.freedesktop.systemd1.UnitMasked",
+    }
     assert {error in refused for error in found["systemd"].values()} == {not root}
 
 
@@ -85,6 +92,7 @@ def test_only_who_may_manage_hears_of_tenants(box: Box, tenant: Callable[..., st
     listeners = {
         "root": "--reuid=root",
         "member": "--reuid=nobody --regid=nogroup --groups=tenement",
+        "sudoer": "--reuid=nobody --regid=nogroup --groups=sudo",
         "nobody": "--reuid=nobody --regid=nogroup --clear-groups",
     }
     box.run(
@@ -105,7 +113,83 @@ def test_only_who_may_manage_hears_of_tenants(box: Box, tenant: Callable[..., st
         return heard("root") and heard("member")
 
     box.wait_for(told, 10)
-    assert not heard("nobody")
+    assert not heard("nobody") and not heard("sudoer")
+
+
+# Administrators of a desktop, of whom polkit decides
+
+ALLOW_ALL = """polkit.addRule(function (action, subject) {
+    return action.id == "dev.tenement.manage" ? polkit.Result.YES : polkit.Result.NOT_HANDLED;
+});
+"""
+
+
+@pytest.fixture
+def sudoer(box: Box) -> Iterator[str]:
+    """A member of group sudo, as options of setpriv."""
+    box.run("useradd --groups sudo --user-group sudoer")
+    yield "--reuid=sudoer --regid=sudoer --init-groups"
+    box.run("userdel sudoer")
+
+
+@pytest.fixture
+def polkit(box: Box) -> Iterator[Callable[[str], None]]:
+    """Starts polkit with some rules besides Debian's own."""
+    mask, rules = "/etc/systemd/system/polkit.service", "/etc/polkit-1/rules.d/10-test.rules"
+
+    def start(text: str) -> None:
+        box.run(f"cat >{rules}; chmod 644 {rules}; rm -f {mask}", input=text)
+        box.run("systemctl daemon-reload && systemctl restart polkit.service")
+
+    yield start
+    box.run(f"systemctl stop polkit.service; rm -f {rules}; ln -sf /dev/null {mask}; systemctl daemon-reload")
+
+
+def test_without_polkit_an_administrator_of_the_desktop_may_nothing(
+    box: Box, methods: list[str], sudoer: str
+) -> None:
+    found = ask(box, sudoer, methods)
+    assert found is not None
+    assert may(found) == set()
+    assert found["own"] == DENIED
+    refused = box.run(f"cd /; setpriv {sudoer} ten ps", check=False)
+    assert refused.returncode == 4
+    assert "join group 'tenement'" in refused.stderr
+
+
+def test_with_polkit_an_administrator_has_to_show_who_he_is(
+    box: Box, methods: list[str], sudoer: str, polkit: Callable[[str], None]
+) -> None:
+    """Nobody is there to type a password."""
+    polkit("")
+    shown = box.run("pkaction --verbose --action-id dev.tenement.manage").stdout
+    assert re.search(r"implicit any:\s+auth_admin$", shown, re.MULTILINE)
+    found = ask(box, sudoer, methods)
+    assert found is not None
+    assert may(found) == set()
+    assert box.run(f"cd /; setpriv {sudoer} ten ps", check=False).returncode == 4
+
+
+def test_whom_polkit_allows_may_manage_if_the_bus_lets_them_ask(
+    box: Box, methods: list[str], tenant: Callable[..., str], sudoer: str, polkit: Callable[[str], None]
+) -> None:
+    polkit(ALLOW_ALL)
+    found = ask(box, sudoer, methods)
+    assert found is not None
+    assert may(found) == set(methods)
+    assert found["own"] == DENIED
+    name = tenant()
+    box.run(f"cd /; setpriv {sudoer} ten spawn {name}")
+    assert name in box.run(f"cd /; setpriv {sudoer} ten ps").stdout
+    others = {
+        "--reuid=nobody --regid=nogroup --clear-groups": set(),
+        "--reuid=tenement-proxy --regid=tenement-proxy --clear-groups": WORKER,
+        "--reuid=tenement-api --regid=tenement-api --clear-groups": API,
+    }
+    for identity, expected in others.items():
+        found = ask(box, identity, methods)
+        assert found is not None
+        assert may(found) == expected
 
 
 # A worker in an attacker's hands

@@ -36,8 +36,10 @@ SERVER_PACKAGES = (
 APP_PACKAGES = ("nodejs", "openssl", "pebble")
 # An ACME server needs a name server to ask, and a plugin that writes to it; sslscan looks at the result.
 TLS_PACKAGES = ("knot", "python3-certbot-dns-rfc2136", "sslscan")
-# Tests run it themselves.
-MASKED = ("knot.service",)
+# Most servers have no polkit; it is there for the tests that unmask it.
+POLICY_PACKAGES = ("polkitd",)
+# Tests run these themselves.
+MASKED = ("knot.service", "polkit.service")
 TEST_PACKAGES = (
     "build-essential",
     "curl",
@@ -136,7 +138,8 @@ def requirements() -> tuple[str, ...]:
 def layer(name: str) -> Layer:
     """Describe the layer `box`, `test`, `browser` (on top of `test`) or `bench`."""
     runtime = control_packages("Depends", "Recommends")
-    base = Layer("box", (*SERVER_PACKAGES, *APP_PACKAGES, *TLS_PACKAGES, *runtime), masked=MASKED)
+    server = (*SERVER_PACKAGES, *APP_PACKAGES, *POLICY_PACKAGES, *TLS_PACKAGES, *runtime)
+    base = Layer("box", server, masked=MASKED)
     if name in ("test", "browser"):
         test = Layer(
             "test", (*TEST_PACKAGES, *control_packages("Build-Depends")), base, {"/opt/lint": requirements()}
