@@ -135,7 +135,7 @@ def _ten_parts(command: click.Group) -> Iterator[str]:
         "Services are described in tenement.toml(5)."
     )
     yield ".PP"
-    yield roff("Only root and members of group tenement may manage tenants.")
+    yield roff("Only root and members of group tenement may manage tenants, and those whom polkit allows.")
     yield ".PP"
     yield roff(
         "The parts of a name hold the letters a to z, digits and dashes, 63 characters at most, and neither "

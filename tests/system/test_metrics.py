@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Box
-from .web import TALKER, Token, call, token
+from .web import TALKER, Token, call, listed, token
 
 PROMTOOL = Path("/usr/bin/promtool")
 WORD = "neverseenbefore"
@@ -160,6 +160,30 @@ def test_the_number_of_series_depends_only_on_tenants_that_exist(
     assert answers.total() == 10_000
     assert counted >= answers.total() - answers[400]
     assert len(answers) > 200
+
+
+def test_what_the_kernel_does_not_count_is_left_out_and_doctor_says_so(
+    box: Box, tenant: Callable[..., str], scraper: Token
+) -> None:
+    box.write_config("metrics", "[settings]\nmetrics_per_tenant = true\n")
+    name = tenant()
+    box.run(["ten", "spawn", name])
+    controllers = box.run("cat /sys/fs/cgroup/cgroup.controllers").stdout.split()
+    found = scrape(box, scraper)
+    doctor = box.run("ten doctor", check=False).stdout
+    with token(box) as admin:
+        (usage,) = [each for each in listed(box, admin, "/api/usage") if each["tenant"] == name]
+    assert found['tenement_cpu_seconds_total{service="notes"}'] > 0
+    assert usage["cpu_usec"] > 0
+    for controller, setting, series, field in (
+        ("memory", "memory_limit_mb", "memory_bytes", "memory_bytes"),
+        ("pids", "tasks_max", "tasks", "tasks"),
+    ):
+        counted = controller in controllers
+        assert (f'tenement_{series}{{service="notes"}}' in found) == counted
+        assert (usage[field] is not None) == counted
+        assert (setting in doctor) != counted
+    assert (f'tenement_tenant_memory_bytes{{tenant="{name}"}}' in found) == ("memory" in controllers)
 
 
 def test_addresses_that_the_configuration_names_need_no_token(box: Box) -> None:
