@@ -1,6 +1,10 @@
 """The numbers a worker works with that no service sets for itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+# What a worker has open besides connections: listeners, the bus, its counts, files that it reads.
+_OTHER_DESCRIPTORS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +114,12 @@ class Settings:
 
     source_address: str = "127.0.77.1"
     """The address that tenants' firewalls let in. Empty: the kernel's choice."""
+
+    def within(self, descriptors: int) -> Self:
+        """These, for a process that may have so many file descriptors open.
+
+        Each client may need a second one, to an app. A worker that ran out of them could not even turn
+        anybody away.
+        """
+        affordable = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+        return replace(self, max_connections=min(self.max_connections, affordable))

@@ -10,11 +10,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
@@ -40,6 +42,8 @@ from tenement.proxy.upstream import Connector, UpstreamPool
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 4096
+# So many connections are looked at for one that makes room: a crowd of busy ones must not make new ones dear.
+_LOOKED_AT: Final = 64
 
 
 class Listener(NamedTuple):
@@ -160,7 +164,7 @@ class Worker:
 
     @property
     def clients(self) -> list[Client]:
-        """The connections of clients, oldest first."""
+        """The connections of clients."""
         return list(self._clients)
 
     @property
@@ -169,17 +173,13 @@ class Worker:
         return len(self._clients)
 
     def add_client(self, client: Client) -> None:
-        """Count a new connection; at the limit the one idle for longest goes, or the new one is turned
+        """Count a new connection; at the limit an old one that is idle goes, or the new one is turned
         away.
         """
-        if len(self._clients) >= self.settings.max_connections:
-            oldest = next((each for each in self._clients if each.idle), None)
-            if oldest is None:
-                self._clients[client] = None
-                client.turn_away()
-                return
-            oldest.abort()
+        has_room = len(self._clients) < self.settings.max_connections or self._make_room()
         self._clients[client] = None
+        if not has_room:
+            client.turn_away()
 
     def remove_client(self, client: Client) -> None:
         """A connection is gone."""
@@ -238,6 +238,16 @@ class Worker:
         self.access.close()
 
     # Private
+
+    def _make_room(self) -> bool:
+        """Cut the oldest connection that is idle; busy ones before it are the last to be looked at again."""
+        for client in list(islice(self._clients, _LOOKED_AT)):
+            del self._clients[client]
+            if client.idle:
+                client.abort()
+                return True
+            self._clients[client] = None
+        return False
 
     def _make_protocol(self, scheme: bytes) -> asyncio.Protocol:
         """The protocol of a new connection."""
@@ -305,7 +315,9 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     notifier = sdnotify.SystemdNotifier()
-    worker = Worker(Pages(templates), counts=counts)
+    # Where systemd may not raise the limit as far as the unit wants, as in some containers, less is served.
+    settings = Settings().within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    worker = Worker(Pages(templates), settings, counts=counts)
     bus = ManagerBus(worker, address=bus_address)
     worker.use_bus(bus)
     background = [

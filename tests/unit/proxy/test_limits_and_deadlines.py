@@ -3,6 +3,7 @@
 import asyncio
 from time import monotonic
 
+from tenement.proxy.settings import Settings
 from tests.unit.proxy.harness import (
     Conversation,
     Site,
@@ -221,6 +222,35 @@ async def test_with_no_idle_connection_at_the_limit_a_new_one_is_turned_away(her
     assert (await second.rest()).startswith(b"HTTP/1.1 503 ")
 
 
+class Guest:
+    """A connection as far as the worker looks at it to make room."""
+
+    def __init__(self, *, idle: bool) -> None:
+        self.idle, self.end = idle, ""
+
+    def abort(self) -> None:
+        self.end = "cut"
+
+    def turn_away(self) -> None:
+        self.end = "turned away"
+
+    def sweep(self, now: float) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+@at_a_site(max_connections=100)
+async def test_a_crowd_of_busy_connections_does_not_hide_an_idle_one_for_long(here: Site):
+    crowd = [Guest(idle=number == 99) for number in range(100)]
+    late = [Guest(idle=False), Guest(idle=False)]
+    for guest in (*crowd, *late):
+        here.worker.add_client(guest)
+    assert [guest.end for guest in late] == ["turned away", ""]
+    assert [guest.end for guest in crowd] == [""] * 99 + ["cut"]
+    for guest in (*crowd, *late):
+        here.worker.remove_client(guest)
+
+
 @at_a_site(stalled_client_s=0.2, write_high_bytes=1000, write_low_bytes=100)
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(here: Site):
     ended = asyncio.Event()
@@ -285,3 +315,10 @@ async def test_deadlines_after_a_long_quiet_time_are_counted_from_now(here: Site
     client = await here.client()
     client.send(get())
     assert b" 200 " in await client.head()
+
+
+def test_no_more_connections_are_taken_than_there_are_descriptors_for():
+    settings = Settings(max_connections=1000)
+    assert settings.within(1_000_000) == settings
+    assert settings.within(1024).max_connections == 384
+    assert settings.within(10).max_connections == 1
