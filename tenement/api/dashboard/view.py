@@ -75,6 +75,11 @@ def ago(then: float | None) -> str:
     return "never" if then is None else f"{span(max(0.0, time.time() - then))} ago"
 
 
+def number(count: int) -> str:
+    """A number of things, in groups of three digits."""
+    return f"{count:,}"
+
+
 def size(count: float | None) -> str:
     """A number of bytes in the unit that it is short in."""
     if count is None:
@@ -120,6 +125,7 @@ def _environment() -> Environment:
         "group_of": group_of,
         "iso": iso,
         "moment": moment,
+        "number": number,
         "seconds": seconds,
         "size": size,
     }

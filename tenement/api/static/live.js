@@ -6,6 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const LINES_MAX = 2000;
 const POINTS_MAX = 90;
 const POINTS_LEAST = 15;
+const grouped = new Intl.NumberFormat("en").format;
 
 function ago(since) {
   const seconds = Math.max(0, Date.now() / 1000 - since);
@@ -94,10 +95,10 @@ function showCounts({ groups }) {
   for (const group of GROUPS) {
     total += groups[group];
     const number = document.querySelector(`[data-count="${group}"]`);
-    if (number) number.textContent = groups[group];
+    if (number) number.textContent = grouped(groups[group]);
   }
   const sum = document.querySelector("[data-total]");
-  if (sum) sum.textContent = total;
+  if (sum) sum.textContent = grouped(total);
   const bar = document.querySelector("[data-bar]");
   if (!bar || !total) return;
   let x = 0;
