@@ -12,6 +12,7 @@ import base64
 import enum
 import hashlib
 import hmac
+import re
 import secrets
 import sqlite3
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ EXPIRES_MAX_S: Final = 10 * 365 * 86400.0
 
 NAME_MAX: Final = 64
 """Longest name of a token, in characters."""
+
+NAME_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
+"""A name has no controls, nothing invisible and nothing that turns the direction of what follows it."""
 
 TOKEN_MAX: Final = 128
 """Longest text that is looked at as a token."""
@@ -109,8 +113,9 @@ class TokenStore:
 
         `expires_s` is its lifetime in seconds, None for ever.
         """
-        if len(name) > NAME_MAX or not name.isprintable():
-            raise InvalidName.of("token name", name, f"must be printable and at most {NAME_MAX} characters")
+        if len(name) > NAME_MAX or not re.fullmatch(NAME_PATTERN, name):
+            rule = f"must be at most {NAME_MAX} characters, all of them visible"
+            raise InvalidName.of("token name", name, rule)
         if expires_s is not None and not 0 < expires_s <= EXPIRES_MAX_S:
             raise InvalidName.of("lifetime", f"{expires_s:g} s", "must be above 0 and at most ten years")
         return self._insert(scope, tenant, name, None, now, None if expires_s is None else now + expires_s)

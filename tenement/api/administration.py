@@ -106,10 +106,10 @@ OPERATIONS: Final = (
         path="/api/tokens",
         handler=create_token,
         need=Need.ADMIN,
-        body=answers.TokenBody,
+        body=answers.NEW_TOKEN,
         answer=answers.NewToken,
         status=201,
-        problems=(400, 413, 415, 503),
+        problems=(400, 404, 413, 415, 503),
     ),
     Operation(
         method="DELETE",

@@ -1,11 +1,12 @@
 """The content of answers and requests, as types: they check what comes in and describe both in OpenAPI."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tenement.api.operation import Strict
 from tenement.manager.log_streams import LEVELS
+from tenement.tokens import NAME_MAX, NAME_PATTERN
 
 Label = Annotated[str, Meta(pattern=r"^(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
 _PART = r"(?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -350,8 +351,21 @@ class TokenBody(Strict, frozen=True, kw_only=True):
 
     scope: Literal["admin", "tenant", "metrics"] = "admin"
     tenant: Tenant | UnsetType = UNSET
-    name: Annotated[str, Meta(max_length=64)] = ""
+    name: Annotated[str, Meta(max_length=NAME_MAX, pattern=NAME_PATTERN)] = ""
     expires_s: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
+
+
+NEW_TOKEN: Final = Annotated[
+    TokenBody,
+    Meta(
+        extra_json_schema={
+            "if": {"properties": {"scope": {"const": "tenant"}}, "required": ["scope"]},
+            "then": {"required": ["tenant"]},
+            "else": {"properties": {"tenant": False}},
+        }
+    ),
+]
+"""A tenant goes with its own scope, and with no other; the manager sees to it."""
 
 
 Document = dict[str, Any]

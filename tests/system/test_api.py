@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
+from hypothesis import assume, given, settings, strategies
 
 from tenement.api.application import OPERATIONS
 from tenement.api.operation import Need, Operation
+from tenement.manager.log_streams import LEVELS
 
-from .conftest import Box
+from .conftest import Box, Response
 from .web import ASLEEP, TALKER, Token, call, listed, say, token
 
 FUZZER = Path("/opt/fuzzer/bin/st")
@@ -340,7 +343,8 @@ def test_ten_thousand_tenants_are_listed_in_less_than_300_ms(box: Box, admin: To
 
 
 @pytest.mark.skipif(not FUZZER.exists(), reason="the fuzzer is in another layer: make test")
-def test_a_fuzzer_that_knows_the_openapi_document_finds_nothing(box: Box) -> None:
+def test_a_fuzzer_that_knows_the_openapi_document_finds_nothing(box: Box, admin: Token) -> None:
+    before = {each["id"] for each in listed(box, admin, "/api/tokens")}
     with token(box, "--name", "fuzzer") as fuzzing:
         found = subprocess.run(
             [
@@ -348,12 +352,64 @@ def test_a_fuzzer_that_knows_the_openapi_document_finds_nothing(box: Box) -> Non
                 "-H", f"Authorization: Bearer {fuzzing.text}", "--checks", "all", "--max-examples", "6",
                 "--phases", "examples,coverage,fuzzing", "--seed", "1", "--request-timeout", "20",
                 "--generation-database", "none", "--no-color", "--max-time", "30",
-                # They last, or have no end, whatever is sent.
-                "--exclude-path", "/api/reload", "--exclude-path", "/api/logs/stream",
-                # It deletes what it lists: also its own token.
-                "--exclude-path-regex", "/api/tokens",
+                # As often as a token may ask: more would be refused without a look at what is asked.
+                "--rate-limit", "95/s",
+                # It has no end: see below.
+                "--exclude-path", "/api/logs/stream",
+                # It would end the tokens that it lists, also its own: see below.
+                "--exclude-operation-id", "administration_revoke_token",
             ],
             cwd="/tmp", capture_output=True, text=True, check=False, timeout=100,
         )  # fmt: skip
     assert found.returncode == 0, found.stdout[-6000:]
     assert "generated" in found.stdout
+    made = {each["id"] for each in listed(box, admin, "/api/tokens")} - before
+    assert made
+    for id_ in made:
+        assert call(box, admin, "DELETE", f"/api/tokens/{id_}").status == 204
+        assert problem(call(box, admin, "DELETE", f"/api/tokens/{id_}")) == 404
+    assert {each["id"] for each in listed(box, admin, "/api/tokens")} == before
+
+
+TEXTS = strategies.text(max_size=20) | strategies.text("abcdefghijklmnopqrstuvwxyz234567", max_size=9)
+PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)
+
+
+def problem(answer: Response) -> int:
+    """The status of an answer that has to be a problem."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["status"] == answer.status  # type: ignore[index]
+    return answer.status
+
+
+@PROPERTY
+@given(id_=TEXTS)
+def test_only_the_id_of_a_token_ends_one(box: Box, admin: Token, id_: str) -> None:
+    assume(id_ not in (admin.id, ".", ".."))
+    answer = call(box, admin, "DELETE", f"/api/tokens/{quote(id_, safe='')}")
+    assert problem(answer) in (400, 404)
+
+
+@PROPERTY
+@given(
+    query=strategies.dictionaries(
+        strategies.sampled_from(("id", "level", "limit", "search", "since")),
+        TEXTS | strategies.integers(-5, 20_000) | strategies.floats() | strategies.sampled_from(LEVELS),
+    ),
+    service=strategies.sampled_from(("notes", "notes", "nobody")) | TEXTS,
+)
+def test_a_stream_of_logs_begins_or_is_refused(
+    box: Box, admin: Token, query: dict[str, object], service: str
+) -> None:
+    path = "/api/logs/stream?" + urlencode({**query, "service": service})
+    connection = HTTPConnection("127.0.0.1", 80, timeout=20)
+    connection.request("GET", path, headers={"Host": "localhost", **admin.fields})
+    answer = connection.getresponse()
+    try:
+        if answer.status == 200:
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            assert answer.readline() == b"retry: 2000\n"
+        else:
+            assert problem(Response(answer.status, answer.headers, answer.read())) in (400, 503)
+    finally:
+        connection.close()

@@ -95,7 +95,9 @@ def test_a_tenant_that_is_made_again_does_not_inherit_tokens(tokens: TokenStore)
 
 
 def test_names_and_lifetimes_have_limits(tokens: TokenStore) -> None:
-    for name, expires_s in (("x" * 65, None), ("a\nb", None), ("", -1.0), ("", 0.0), ("", 1e12)):
+    unseen = ("a\nb", "a\n", "\x1b[2J", "\u200b", "\u202eb")
+    names = [(name, None) for name in ("x" * 65, *unseen)]
+    for name, expires_s in (*names, ("", -1.0), ("", 0.0), ("", 1e12)):
         with pytest.raises(InvalidName):
             tokens.create(Scope.ADMIN, None, name, expires_s, now=0.0)
     with pytest.raises(NotFound):
