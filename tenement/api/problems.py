@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tenement.errors import InvalidConfig, TenementError, Unauthorized
+from tenement.errors import Disabled, InvalidConfig, TenementError, Unauthorized
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -50,7 +50,9 @@ def of_error(error: TenementError) -> web.Response:
     if error.tenant:
         more["tenant"] = error.tenant
     detail = error.message if not isinstance(error, Unauthorized) else UNAUTHORIZED
-    return problem(error.http_status, detail, code=error.code, retry_after_s=error.retry_after_s, **more)
+    # Visitors of a disabled tenant may come again later; whoever asks here contradicts what was asked before.
+    status = 409 if isinstance(error, Disabled) else error.http_status
+    return problem(status, detail, code=error.code, retry_after_s=error.retry_after_s, **more)
 
 
 UNAUTHORIZED: Final = "The token is missing, unknown, expired or revoked"

@@ -153,6 +153,7 @@ def test_a_tenant_lives_its_life_over_http_and_every_change_is_in_the_journal(
     assert call(box, admin, "POST", f"{one}/stop").json()["state"] in ASLEEP  # type: ignore[index]
     assert call(box, admin, "PATCH", one, {"enabled": False}).json()["state"] == "disabled"  # type: ignore[index]
     assert box.http(f"{id_}.notes.localhost").status == 503
+    assert problem(call(box, admin, "POST", f"{one}/restart")) == 409
     assert call(box, admin, "PATCH", one, {"enabled": True}).json()["enabled"] is True  # type: ignore[index]
     assert call(box, admin, "POST", f"{one}/restart").json()["state"] == "running"  # type: ignore[index]
     assert call(box, admin, "GET", f"{one}/storage").json()["bytes"] > 0  # type: ignore[index,operator]
@@ -167,6 +168,7 @@ def test_a_tenant_lives_its_life_over_http_and_every_change_is_in_the_journal(
         ("SetWeight", "done"),
         ("Stop", "done"),
         ("Disable", "done"),
+        ("Restart", "Disabled"),
         ("Enable", "done"),
         ("Restart", "done"),
         ("Remove", "done"),
