@@ -18,6 +18,10 @@ facts only accumulate.
 
 A *generation* numbers the starts of a tenant. A lease is on one generation; when the process behind it is
 gone the lease is void, and releasing it late does no harm.
+
+A tenant that is *held* is being changed, and its callers wait. It may be *covered* by a stand-in meanwhile, a
+second unit that whoever changes the tenant has started and will stop: then they get that one. Leases on it
+are of a generation of their own and counted apart.
 """
 
 import enum
@@ -167,10 +171,17 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Cover:
+    """While the tenant is held, callers get its stand-in, which is ready at `address`, and need not wait."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unhold:
     """The change is over: the callers that were held back wait like any others.
 
-    With a reason, it has failed, and they are denied.
+    With a reason, it has failed, and they are denied. The leases on a stand-in are revoked.
     """
 
     reason: str | None = None
@@ -244,6 +255,7 @@ Event = (
     | WorkerGone
     | Leave
     | Hold
+    | Cover
     | Unhold
     | Enable
     | SlotGranted
@@ -345,6 +357,10 @@ class Lifecycle:
     waiting: dict[int, str] = field(default_factory=dict)
     held: bool = False
     held_back: dict[int, str] = field(default_factory=dict)
+    # The stand-in of a tenant that is held: where it is, its own generation, and who has a lease on it.
+    cover: str | None = None
+    cover_generation: int = 0
+    cover_leases: set[str] = field(default_factory=set)
     idle_since: float | None = None
     drain_at: float | None = None
     retry_at: float = 0.0
@@ -383,13 +399,17 @@ class Lifecycle:
         match event:
             case Lease(ticket, worker, through):
                 (self.held_back if self.held and not through else self.waiting)[ticket] = worker
+                yield from self._grant_cover()
             case Abandon(ticket):
                 self.waiting.pop(ticket, None)
                 self.held_back.pop(ticket, None)
             case Release(worker, generation):
                 if generation == self.generation:
                     self._drop_lease(worker, now)
+                elif generation == self.cover_generation:
+                    self.cover_leases.discard(worker)
             case WorkerGone(worker):
+                self.cover_leases.discard(worker)
                 self.waiting = {ticket: who for ticket, who in self.waiting.items() if who != worker}
                 self.held_back = {ticket: who for ticket, who in self.held_back.items() if who != worker}
                 self._drop_lease(worker, now)
@@ -400,8 +420,16 @@ class Lifecycle:
             case Hold():
                 self.held = True
                 self.held_back, self.waiting = self.waiting, {}
+            case Cover(address):
+                assert self.held
+                self.cover, self.cover_generation = address, self._next_generation()
+                self.cover_leases.clear()
+                yield from self._grant_cover()
             case Unhold(reason):
                 self.held = False
+                if self.cover is not None:
+                    self.cover = None
+                    yield Revoke(self.cover_generation, "replaced")
                 if reason is None:
                     self.waiting |= self.held_back
                 else:
@@ -415,12 +443,12 @@ class Lifecycle:
                     self.goal = Goal.SLEEP
             case SlotGranted():
                 if self.state is State.QUEUED:
-                    self.generation += 1
+                    self.generation = self._next_generation()
                     self._become(State.STARTING, now)
                     yield self._operate(Verb.START)
             case Prepare():
                 if self.state is State.ASLEEP and not self.waiting and self.goal is None and not self.held:
-                    self.generation += 1
+                    self.generation = self._next_generation()
                     self._become(State.ARMING, now)
                     yield self._operate(Verb.ARM)
             case Done(op, address):
@@ -433,7 +461,7 @@ class Lifecycle:
                 yield from self._died(event, now)
             case Restarted():
                 if self.state is State.BACKOFF:
-                    self.generation += 1
+                    self.generation = self._next_generation()
                     self._become(State.STARTING, now)
                     yield self._operate(Verb.WATCH)
             case Adopt(state, address):
@@ -447,7 +475,7 @@ class Lifecycle:
                 self.address = address
                 self.reason = None
                 self._become(State.RUNNING, now)
-                self.idle_since = now
+                self.idle_since = None if self.leases else now
             case State.THAWING:
                 self._become(State.RUNNING, now)
             case State.FREEZING:
@@ -530,7 +558,7 @@ class Lifecycle:
             self._become(State.FAILED, now)
 
     def _adopt(self, state: State, address: str | None, now: float) -> Iterator[Action]:
-        self.generation += 1
+        self.generation = self._next_generation()
         self.address = address
         # Adoption is the birth of this object, not a change of a tenant's state: the table does not apply.
         self.state, self.since = state, now
@@ -539,6 +567,8 @@ class Lifecycle:
         elif state is State.FROZEN:
             self.idle_since = now
         elif state is State.STARTING:
+            # It may be ready, and in use, since before.
+            self.leases.add(ADOPTION)
             yield self._operate(Verb.WATCH)
         elif state is State.STOPPING:
             yield self._operate(Verb.STOP)
@@ -666,6 +696,18 @@ class Lifecycle:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"illegal transition {self.state} -> {state}")
         self.state, self.since = state, now
+
+    def _next_generation(self) -> int:
+        return max(self.generation, self.cover_generation) + 1
+
+    def _grant_cover(self) -> Iterator[Action]:
+        if self.cover is None:
+            return
+        for ticket, worker in self.held_back.items():
+            if worker:
+                self.cover_leases.add(worker)
+            yield Grant(ticket, self.cover, self.cover_generation)
+        self.held_back.clear()
 
     def _grant_all(self, now: float) -> Iterator[Action]:
         assert self.address is not None

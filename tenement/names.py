@@ -28,6 +28,7 @@ RESERVED_SERVICES: Final = frozenset({"log-reader", "proxy"})
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _UNIT_PREFIX: Final = "tenement-"
 _UNIT_SUFFIX: Final = ".service"
+_STAND_IN_SUFFIX: Final = ".next.service"
 
 
 def label_fault(text: str) -> str | None:
@@ -158,6 +159,11 @@ class TenantName:
         return f"{_UNIT_PREFIX}{self.service}@{self.id}{_UNIT_SUFFIX}"
 
     @property
+    def run_directory(self) -> str:
+        """What its sockets and gates are named after: its user, because a unix socket's path is short."""
+        return self.user
+
+    @property
     def slice(self) -> str:
         """The slice of the tenant's service, inside tenement.slice."""
         return service_slice(self.service)
@@ -180,6 +186,32 @@ class TenantName:
     def host(self, domain: str) -> str:
         """Its host name under the base domain `domain`: `alice.notes.example.com`."""
         return f"{self.id}.{self.service}.{domain}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StandIn(TenantName):
+    """The same tenant by a second unit, which serves while the first one is replaced.
+
+    It has the tenant's user and data, but a unit, sockets and gates of its own.
+    """
+
+    @classmethod
+    def parse_unit(cls, unit: str) -> Self | None:
+        """The stand-in whose unit is called `unit`; None if it is no stand-in's unit."""
+        # A label holds no dot, so no tenant's unit is called so.
+        plain = unit.removesuffix(_STAND_IN_SUFFIX)
+        name = TenantName.parse_unit(plain + _UNIT_SUFFIX) if plain != unit else None
+        return cls(name.service, name.id) if name else None
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit: `tenement-notes@alice.next.service`."""
+        return f"{_UNIT_PREFIX}{self.service}@{self.id}{_STAND_IN_SUFFIX}"
+
+    @property
+    def run_directory(self) -> str:
+        """What its sockets and gates are named after."""
+        return f"{self.user}.next"
 
 
 def parse_unit(unit: str) -> TenantName | None:

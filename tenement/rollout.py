@@ -65,7 +65,8 @@ PHASES: Final[dict[Phase, frozenset[Phase]]] = {
 """Every legal change of phase."""
 
 STEPS: Final[dict[Step, frozenset[Step]]] = {
-    Step.WAITING: frozenset({Step.PREPARING, Step.DONE, Step.SKIPPED}),
+    # Failed without a step in between: its stand-in did not get ready, and nothing was touched.
+    Step.WAITING: frozenset({Step.PREPARING, Step.DONE, Step.SKIPPED, Step.FAILED}),
     # To itself: a manager that was killed begins again.
     Step.PREPARING: frozenset({Step.PREPARING, Step.STARTING, Step.REVERTING, Step.SKIPPED}),
     Step.STARTING: frozenset({Step.DONE, Step.REVERTING, Step.SKIPPED}),

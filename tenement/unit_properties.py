@@ -87,13 +87,13 @@ class Launch:
 
 
 def socket_path(name: TenantName) -> str:
-    """The unix socket of a tenant. Named after its user: sun_path has 108 bytes, two labels may be 126."""
-    return f"{SOCKET_ROOT}/{name.user}/http.sock"
+    """The unix socket of a tenant: sun_path has 108 bytes, two labels may be 126."""
+    return f"{SOCKET_ROOT}/{name.run_directory}/http.sock"
 
 
 def gate_path(name: TenantName) -> str:
     """The named pipe that holds an armed tenant back."""
-    return f"{GATE_ROOT}/{name.user}"
+    return f"{GATE_ROOT}/{name.run_directory}"
 
 
 def data_path(name: TenantName) -> str:

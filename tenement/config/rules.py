@@ -47,6 +47,16 @@ _SERVICE_RULES: Final = (
         "needs storage_persist = true: without it there is no data to prepare",
     ),
     _Rule(
+        ("overlap", "pre_release"),
+        lambda s: s.overlap and bool(s.pre_release),
+        "cannot be together with pre_release, which must not change the data of an app that runs",
+    ),
+    _Rule(
+        ("overlap", "storage_persist"),
+        lambda s: s.overlap and not s.storage_persist,
+        "needs storage_persist = true: without it every start begins with an empty directory",
+    ),
+    _Rule(
         ("freeze_timeout", "idle_timeout"),
         lambda s: 0 < s.idle_timeout_s <= s.freeze_timeout_s,
         "must be shorter than idle_timeout: the tenant would be stopped before it is frozen",

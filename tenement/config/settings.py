@@ -156,6 +156,15 @@ class Service(Struct, frozen=True, kw_only=True, rename=_key):
     pre_release_timeout_s: Annotated[
         float, _time("How long `pre_release` may take for one tenant.", ge=1.0, le=86400.0)
     ] = 600.0
+    overlap: Annotated[
+        bool,
+        Meta(
+            description="Whether a tenant that runs is replaced without a pause, in rollouts and by `ten "
+            "restart`: a second copy of the app is started beside the first, with the same data, and takes "
+            "over once it is ready. Without it, requests wait for the stop and the start. The app must bear "
+            "running twice on its data for a while, and both releases must bear each other."
+        ),
+    ] = False
     listen: Annotated[
         Literal["port", "socket", "fd"],
         Meta(

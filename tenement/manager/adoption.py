@@ -6,6 +6,7 @@ This is what makes a restart, an upgrade or a crash of the manager harmless to t
 import asyncio
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from tenement import unit_properties
 from tenement.config import DIRECTORY, Service
 from tenement.errors import TenementError
 from tenement.lifecycle import State
+from tenement.manager.stand_ins import StandIns
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import Instance, UnitFailed, Units
 from tenement.manager.verdict import Facts
@@ -30,12 +32,13 @@ _PATTERN: Final = "tenement-*@*.service"
 _ORPHAN_STOP_S: Final = 15.0
 
 
-async def adopt_all(systemd: Systemd, supervisor: Supervisor, units: Units) -> int:
+async def adopt_all(systemd: Systemd, supervisor: Supervisor, units: Units, stand_ins: StandIns) -> int:
     """Take over every unit of a tenant, and stop those that belong to nobody. Gives the number taken over."""
     adopted = 0
     for row in await systemd.list_units([_PATTERN]):
         name = TenantName.parse_unit(row.name)
         if name is None:
+            stand_ins.adopt(row.name)
             continue
         tenant = supervisor.tenants.get(name)
         service = supervisor.config.services.get(name.service)
@@ -74,6 +77,10 @@ async def _adopt(
     facts.update(unit)
     instance = _instance(supervisor, tenant, service, service_properties)
     state = _state(facts, instance)
+    up_s = time.monotonic() - unit.get("ActiveEnterTimestampMonotonic", 0) / 1_000_000
+    if state is State.RUNNING and up_s < service.startup_timeout_s:
+        # Perhaps its app is not ready yet: whoever was to find that out is gone.
+        state = State.STARTING
     if state is State.FAILED:
         tenant.life.state, tenant.life.reason = State.FAILED, facts.reason()
         return False

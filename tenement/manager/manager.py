@@ -25,6 +25,7 @@ from tenement.manager.health import HealthChecks
 from tenement.manager.last_line import last_line
 from tenement.manager.limits import RunningLimits
 from tenement.manager.rollout import Rollouts
+from tenement.manager.stand_ins import StandIns
 from tenement.manager.sticky_key import sticky_key
 from tenement.manager.storage import Quotas
 from tenement.manager.supervisor import Supervisor, Tenant
@@ -67,8 +68,15 @@ class Manager:
         self.certificates = Certificates(
             registry.tls, systemd, Store(workers), self._supervisor, self._announce, self._routes_reloaded
         )
+        self._stand_ins = StandIns(self._supervisor, self._units)
         self.rollouts = Rollouts(
-            self._supervisor, self._units, systemd, version, registry.releases, registry.transaction
+            self._supervisor,
+            self._units,
+            systemd,
+            version,
+            self._stand_ins,
+            registry.releases,
+            registry.transaction,
         )
         self.deploys = Deploys(self._supervisor, registry, self._register, self._tell_weights)
         self._addresses = own_addresses()
@@ -94,7 +102,7 @@ class Manager:
                 last_used_at=row.last_used_at,
             )
         await self._systemd.watch("tenement-", self._supervisor.unit_changed)
-        adopted = await adopt_all(self._systemd, self._supervisor, self._units)
+        adopted = await adopt_all(self._systemd, self._supervisor, self._units, self._stand_ins)
         log.info("%d tenants, %d of them running", len(self._supervisor.tenants), adopted)
         await self._renew_slices()
         await self.rollouts.start()
@@ -116,6 +124,7 @@ class Manager:
         await self.web.close()
         await self.certificates.close()
         await self.rollouts.close()
+        await self._stand_ins.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -172,9 +181,16 @@ class Manager:
         await self._supervisor.leave(TenantName(service, id_), Goal.SLEEP, "stopped by the operator")
 
     async def restart(self, service: str, id_: str) -> None:
-        """Stop and start a tenant; requests wait. Raises NotFound, Disabled, StartFailed, StartTimeout."""
+        """Stop and start a tenant; requests wait, unless its service says `overlap`.
+
+        Raises NotFound, Disabled, Conflict, StartFailed, StartTimeout.
+        """
         name = TenantName(service, id_)
-        await self._explained(name, self._supervisor.restart(name))
+        tenant = self._supervisor.get(name)
+        overlaps = self._stand_ins.wanted(tenant)
+        await self._explained(
+            name, self._stand_ins.restart(tenant) if overlaps else self._supervisor.restart(name)
+        )
 
     async def disable(self, service: str, id_: str) -> None:
         """Stop a tenant and let nothing wake it. Raises NotFound, Conflict."""
@@ -328,7 +344,7 @@ class Manager:
         try:
             await start
         except StartFailed as error:
-            line = await last_line(name, None)
+            line = await last_line(name, None) if error.last_line is None else None
             if not line:
                 raise
             raise StartFailed(f"{error} (last line: {line})", tenant=error.tenant, last_line=line) from error

@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from tenement.config import Service
-from tenement.errors import Conflict, Disabled, NotFound, TenementError
+from tenement.errors import Conflict, Disabled, NotFound, StartFailed, StartTimeout, TenementError
 from tenement.lifecycle import AWAKE, State
 from tenement.manager import snapshots
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.last_line import last_line
+from tenement.manager.stand_ins import StandIns
 from tenement.manager.supervisor import Supervisor, Tenant
 from tenement.manager.units import UnitFailed, Units
 from tenement.names import TenantName, check_service
@@ -41,6 +42,7 @@ class Rollouts:
         units: Units,
         systemd: Systemd,
         version: int,
+        stand_ins: StandIns,
         store: ReleaseStore,
         transaction: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -48,6 +50,7 @@ class Rollouts:
         self._units = units
         self._systemd = systemd
         self._version = version
+        self._stand_ins = stand_ins
         self._store = store
         self._transaction = transaction
         self._rollouts = {rollout.service: rollout for rollout in store.rollouts()}
@@ -391,6 +394,9 @@ class Rollouts:
         try:
             if (preparing := self._preparing.get(name)) is not None:
                 await asyncio.wait([preparing])
+            if not resumed and self._stand_ins.wanted(tenant):
+                await self._move_covered(rollout, tenant)
+                return
             if not resumed:
                 self._supervisor.hold(name)
             await self._steps(rollout, tenant, resumed=resumed)
@@ -406,6 +412,19 @@ class Rollouts:
             except Exception:
                 log.exception("%s: could not be put back", name)
         self._supervisor.unhold(tenant)
+
+    async def _move_covered(self, rollout: Rollout, tenant: Tenant) -> None:
+        """Move a tenant that its stand-in covers; without one it is not touched."""
+        moving = False
+        try:
+            async with self._stand_ins.covering(tenant, rollout.stops[tenant.name].target):
+                moving = True
+                await self._steps(rollout, tenant, resumed=False)
+        except (StartFailed, StartTimeout, Conflict) as error:
+            if moving:
+                raise
+            log.warning("%s: stays on its release: %s", tenant.name, error, extra=_journal(tenant.name))
+            self._step(rollout, tenant.name, Step.FAILED, str(error))
 
     async def _steps(self, rollout: Rollout, tenant: Tenant, *, resumed: bool) -> None:
         name, stop = tenant.name, rollout.stops[tenant.name]

@@ -81,6 +81,8 @@ class Tenant:
     health_failures: int = 0
     # Whether it was up since it last fell asleep.
     served: bool = False
+    # Set while no worker has a lease on its stand-in.
+    uncovered: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def state(self) -> State:
@@ -97,6 +99,7 @@ class Supervisor:
         self.release_of: Callable[[TenantName], str | None] = lambda _: None
         self.before_lease: Callable[[Service, TenantName], None] = lambda service, name: None
         self.before_start: Callable[[Service, TenantName], Awaitable[None]] = _nothing_before
+        self.other_unit_changed: Callable[[str, dict[str, Any]], None] = lambda unit, changed: None
         self._units = units
         self._listener = listener
         self._starts = StartQueue(concurrent_starts, self._slot_granted)
@@ -162,7 +165,7 @@ class Supervisor:
         if instance.launch.port is not None:
             self._units.ports.adopt(instance.launch.port)
         self._feed(tenant, lifecycle.Adopt(state, instance.address))
-        if state is State.RUNNING:
+        if tenant.life.leases:
             asyncio.get_running_loop().call_later(
                 ADOPTION_GRACE_S,
                 self._feed,
@@ -233,7 +236,7 @@ class Supervisor:
         """A worker left the bus."""
         for tenant in list(self.tenants.values()):
             life = tenant.life
-            if worker in life.leases or worker in life.callers.values():
+            if worker in life.leases or worker in life.cover_leases or worker in life.callers.values():
                 waited = [ticket for ticket, who in life.callers.items() if who == worker]
                 self._feed(tenant, lifecycle.WorkerGone(worker))
                 for ticket in waited:
@@ -267,6 +270,10 @@ class Supervisor:
             raise Conflict(f"{name}: is being changed already", tenant=str(name))
         self._feed(tenant, lifecycle.Hold())
         return tenant
+
+    def cover(self, tenant: Tenant, address: str) -> None:
+        """Give the callers of a held tenant its stand-in, which is ready at `address`."""
+        self._feed(tenant, lifecycle.Cover(address))
 
     def unhold(self, tenant: Tenant, reason: str | None = None) -> None:
         """The change is over: callers get the tenant, or are told the reason why they do not."""
@@ -310,6 +317,7 @@ class Supervisor:
         name = TenantName.parse_unit(unit)
         tenant = self.tenants.get(name) if name else None
         if tenant is None:
+            self.other_unit_changed(unit, changed)
             return
         tenant.facts.update(changed)
         if interface != UNIT or "ActiveState" not in changed:
@@ -343,6 +351,10 @@ class Supervisor:
         for action in tenant.life.step(event, self._now()):
             self._perform(tenant, action)
         self._schedule(tenant)
+        if tenant.life.cover_leases:
+            tenant.uncovered.clear()
+        else:
+            tenant.uncovered.set()
         if tenant.state is not before:
             self._state_changed(tenant, before)
         elif tenant.life.idle and not was_idle:

@@ -11,12 +11,14 @@ from typing import Self
 class Load:
     """Keeps sending GET / to some hosts, over and over, until the end of the `with` block.
 
-    `answers` counts what was answered, by status and content; anything but 200 is a failure.
+    `answers` counts what was answered, by content; anything but 200 is a failure. `longest_s` is how long the
+    slowest request took.
     """
 
     def __init__(self, hosts: list[str], threads: int = 4, pause_s: float = 0.01, path: str = "/") -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.longest_s = 0.0
         self._hosts, self._pause_s, self._path = hosts, pause_s, path
         self._end = threading.Event()
         self._lock = threading.Lock()
@@ -55,6 +57,7 @@ class Load:
         finally:
             connection.close()
         with self._lock:
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
             if failure:
                 self.failures.append(f"{host} after {time.monotonic() - began:.2f} s: {failure}")
             else:

@@ -62,6 +62,23 @@ def test_a_killed_manager_costs_no_request_and_finds_every_tenant_again(box: Box
     assert len(asleep.starts()) == 1
 
 
+def test_an_app_that_was_not_ready_when_the_manager_was_killed_gets_no_request_before_it_is(
+    box: Box, tenant: NewTenant
+) -> None:
+    box.write_config("h7", toml("tardy", env={"START_DELAY_S": 2}))
+    app = Tenant(box, tenant("tardy"))
+    box.run(["ten", "spawn", "--no-start", app.name])
+    statuses: list[int] = []
+    visitor = threading.Thread(target=lambda: statuses.append(box.http(app.host).status))
+    visitor.start()
+    # Its program runs, and sleeps before it listens.
+    box.wait_for(lambda: app.show("ActiveState") == ["active"], 20)
+    box.run(KILL_MANAGER)
+    visitor.join()
+    assert statuses == [200]
+    assert len(app.starts()) == 1
+
+
 def test_what_slept_was_armed_or_frozen_is_so_for_the_next_manager(box: Box, tenant: NewTenant) -> None:
     box.write_config("h7", toml("cold", freeze_timeout=0.2, idle_timeout=300) + toml("ready"))
     frozen, armed = Tenant(box, tenant("cold")), Tenant(box, tenant("ready"))

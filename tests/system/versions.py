@@ -11,7 +11,15 @@ import os, socket, sys, threading, time
 release = os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
 if release == "broken":
     sys.exit("this release is broken")
-server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=512)
+time.sleep(float(os.environ["STARTS_S"]))
+if "LISTEN_FDS" in os.environ:
+    server = socket.socket(fileno=3)
+elif "SOCKET_PATH" in os.environ:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(os.environ["SOCKET_PATH"])
+    server.listen(512)
+else:
+    server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=512)
 
 
 def serve(connection):
@@ -50,15 +58,18 @@ idle_timeout = 0
 {more}
 [service.{name}.env]
 RELEASE = "{{release}}"
+STARTS_S = "{starts_s}"
 """
 
 
-def install(box: Box, name: str, more: str = "", startup_timeout: int = 20) -> None:
-    """Put the releases in place and configure service `name`."""
+def install(box: Box, name: str, more: str = "", startup_timeout: int = 20, starts_s: float = 0.0) -> None:
+    """Put the releases in place and configure service `name`, whose app takes `starts_s` until it listens."""
     for file, text in (("app", APP), ("migrate", MIGRATE)):
         box.run(
             f"cat >/tmp/{file}; for r in {' '.join(RELEASES)}; do "
             f"install -D -m 755 /tmp/{file} /srv/versions/$r/{file}; done; chmod 755 /srv/versions",
             input=text,
         )
-    box.write_config(name, TOML.format(name=name, more=more, startup_timeout=startup_timeout))
+    box.write_config(
+        name, TOML.format(name=name, more=more, startup_timeout=startup_timeout, starts_s=starts_s)
+    )

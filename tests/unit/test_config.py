@@ -179,6 +179,8 @@ def test_a_setting_in_the_wrong_section_is_sent_to_the_right_one() -> None:
         ("backoff_base_ms = 20000", "backoff_base_ms: must not be above backoff_max_ms"),
         ("min_running = 3\nmax_running = 2", "min_running: must not be above max_running"),
         ("storage_quota_mb = 3\nstorage_persist = false", "storage_quota_mb: needs storage_persist = true"),
+        ("overlap = true\nstorage_persist = false", "overlap: needs storage_persist = true"),
+        ('overlap = true\npre_release = "/bin/true"', "overlap: cannot be together with pre_release"),
         ("workdir = 'srv'", "workdir: must be an absolute path"),
         ("workdir = '/srv/../etc'", "workdir: must not hold '..'"),
         ("workdir = '/srv/{tenant}'", "workdir: has the unknown placeholder {tenant}"),

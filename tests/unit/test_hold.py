@@ -1,6 +1,7 @@
 """A tenant that is held keeps its callers waiting while it is changed."""
 
 from tenement.lifecycle import (
+    Cover,
     Deny,
     Done,
     Enqueue,
@@ -15,6 +16,7 @@ from tenement.lifecycle import (
     Policy,
     Prepare,
     Release,
+    Revoke,
     SlotGranted,
     State,
     Unhold,
@@ -94,3 +96,47 @@ def test_callers_of_a_sleeping_tenant_start_it_when_the_hold_ends() -> None:
     (start,) = life.step(SlotGranted(), 1.0)
     assert isinstance(start, Operate)
     assert start.verb is Verb.START
+
+
+def test_callers_of_a_covered_tenant_get_the_stand_in_until_the_hold_ends() -> None:
+    life = running()
+    old = life.generation
+    life.step(Hold(), 1.0)
+    assert life.step(Lease(2, "w2"), 1.0) == []
+    (grant,) = life.step(Cover("127.0.0.1:20009"), 1.0)
+    assert isinstance(grant, Grant)
+    assert (grant.ticket, grant.address) == (2, "127.0.0.1:20009")
+    assert grant.generation > old, "the old unit's lease is another"
+    # The old one drains as ever: w1 still has a lease on it, and gets one on the stand-in besides.
+    assert life.step(Leave(Goal.SLEEP, "moves"), 2.0) == [Revoke(old, "moves")]
+    assert life.step(Lease(3, "w1"), 2.0) == [Grant(3, "127.0.0.1:20009", grant.generation)]
+    assert life.state is State.DRAINING
+    (stop,) = life.step(Release("w1", old), 3.0)
+    assert isinstance(stop, Operate)
+    assert stop.verb is Verb.STOP
+    assert life.cover_leases == {"w1", "w2"}
+    life.step(Done(life.op), 3.0)
+    life.step(Lease(4, "", through=True), 3.0)
+    life.step(SlotGranted(), 3.0)
+    assert life.generation > grant.generation
+    life.step(Done(life.op, "127.0.0.1:20001"), 4.0)
+    assert life.step(Unhold(), 5.0) == [Revoke(grant.generation, "replaced")]
+    assert life.step(Lease(5, "w1"), 5.0) == [Grant(5, "127.0.0.1:20001", life.generation)]
+    life.step(Release("w1", grant.generation), 6.0)
+    assert (life.leases, life.cover_leases) == ({"w1"}, {"w2"})
+    life.step(WorkerGone("w2"), 6.0)
+    assert not life.cover_leases
+
+
+def test_a_covered_tenant_that_does_not_start_again_is_told_to_who_changes_it_alone() -> None:
+    life = running()
+    life.step(Hold(), 1.0)
+    life.step(Cover("x"), 1.0)
+    life.step(Leave(Goal.SLEEP, "moves"), 1.0)
+    life.step(Release("w1", life.generation), 1.0)
+    life.step(Done(life.op), 1.0)
+    life.step(Lease(2, "", through=True), 2.0)
+    life.step(SlotGranted(), 2.0)
+    denied = [each for each in life.step(Failed(life.op, "broken"), 2.0) if isinstance(each, Deny)]
+    assert [each.ticket for each in denied] == [2]
+    assert [type(each) for each in life.step(Lease(3, "w1"), 2.0)] == [Grant]

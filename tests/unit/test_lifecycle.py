@@ -13,6 +13,7 @@ from tenement.lifecycle import (
     Action,
     Adopt,
     CancelOperation,
+    Cover,
     Denial,
     Deny,
     Died,
@@ -22,6 +23,7 @@ from tenement.lifecycle import (
     Failed,
     Goal,
     Grant,
+    Hold,
     Lease,
     Leave,
     Lifecycle,
@@ -34,11 +36,13 @@ from tenement.lifecycle import (
     SlotGranted,
     State,
     Tick,
+    Unhold,
     Verb,
     WorkerGone,
 )
 
 ADDRESS = "127.0.0.1:20001"
+STAND_IN = "127.0.0.1:20002"
 POLICY = Policy(idle_timeout_s=100, freeze_timeout_s=10, drain_timeout_s=30)
 
 
@@ -275,6 +279,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.tickets = itertools.count(1)
         self.open_tickets: dict[int, str] = {}
         self.held: dict[str, int] = {}
+        self.covered: dict[str, int] = {}
         self.operation: Operate | None = None
         self.enqueued = False
         self.unit_alive = False
@@ -299,6 +304,12 @@ class AnyInterleaving(RuleBasedStateMachine):
                 self.enqueued = True
             case Grant(ticket, address, generation):
                 worker = self.open_tickets.pop(ticket)
+                if address == STAND_IN:
+                    assert self.tenant.held and self.tenant.cover == STAND_IN
+                    assert generation == self.tenant.cover_generation != self.tenant.generation
+                    if worker:
+                        self.covered[worker] = generation
+                    return
                 assert self.tenant.state is State.RUNNING and self.unit_alive
                 assert address == ADDRESS and generation == self.tenant.generation
                 if worker:
@@ -335,11 +346,40 @@ class AnyInterleaving(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.held)))
         generation = self.held.pop(worker)
         if dies:
+            self.covered.pop(worker, None)
             for ticket in [t for t, w in self.open_tickets.items() if w == worker]:
                 del self.open_tickets[ticket]
             self.feed(WorkerGone(worker))
         else:
             self.feed(Release(worker, generation))
+
+    @precondition(lambda self: not self.tenant.held)
+    @rule()
+    def a_change_begins(self) -> None:
+        self.feed(Hold())
+
+    @precondition(lambda self: self.tenant.held)
+    @rule()
+    def whoever_changes_it_starts_it(self) -> None:
+        ticket = next(self.tickets)
+        self.open_tickets[ticket] = ""
+        self.feed(Lease(ticket, "", through=True))
+
+    @precondition(lambda self: self.tenant.held and self.tenant.cover is None and not self.covered)
+    @rule()
+    def a_stand_in_is_ready(self) -> None:
+        self.feed(Cover(STAND_IN))
+
+    @precondition(lambda self: self.covered)
+    @rule(data=st.data())
+    def request_to_the_stand_in_ends(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.covered)))
+        self.feed(Release(worker, self.covered.pop(worker)))
+
+    @precondition(lambda self: self.tenant.held)
+    @rule()
+    def the_change_ends(self) -> None:
+        self.feed(Unhold())
 
     @precondition(lambda self: self.enqueued)
     @rule()
@@ -406,10 +446,17 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_forgotten(self) -> None:
-        assert set(self.tenant.waiting) == set(self.open_tickets)
-        if self.open_tickets:
+        assert set(self.tenant.callers) == set(self.open_tickets)
+        assert self.tenant.held or not self.tenant.held_back
+        if self.tenant.cover is not None:
+            assert not self.tenant.held_back, "a covered tenant keeps nobody waiting"
+        if self.tenant.waiting:
             pending = self.operation is not None or self.enqueued
             assert pending or self.tenant.state in (State.BACKOFF, State.DRAINING)
+
+    @invariant()
+    def the_stand_in_is_counted_as_used_by_whom_it_is(self) -> None:
+        assert self.tenant.cover_leases == set(self.covered)
 
     @invariant()
     def a_timed_state_has_a_deadline_in_the_future(self) -> None:

@@ -10,6 +10,7 @@ from tenement.errors import InvalidName
 from tenement.names import (
     LABEL_MAX,
     UNIT_NAME_MAX,
+    StandIn,
     TenantName,
     check_domain,
     check_label,
@@ -101,6 +102,9 @@ def test_everything_on_the_machine_is_named_after_the_tenant() -> None:
 def test_names_are_read_back_from_text_and_unit(name: TenantName) -> None:
     assert TenantName.parse(str(name)) == name
     assert parse_unit(name.unit) == name
+    stand_in = StandIn(name.service, name.id)
+    assert StandIn.parse_unit(stand_in.unit) == stand_in
+    assert parse_unit(stand_in.unit) is None and StandIn.parse_unit(name.unit) is None
 
 
 @unhurried

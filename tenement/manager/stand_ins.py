@@ -1,0 +1,166 @@
+"""Replaces a tenant's unit without a pause: a second unit serves meanwhile (see `overlap`).
+
+    stand-in starts -> tenant held, its callers get the stand-in -> the unit drains, stops, starts anew
+    -> tenant released, its callers get the new unit -> stand-in drains, stops
+
+The tenant's own unit keeps its name, and is looked after as ever; the stand-in lives as long as the change.
+If it does not get ready, nothing has happened to the tenant. A manager that starts and finds one lets it
+serve those who still use it for as long as that can take, and then stops it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from tenement.errors import Conflict, StartFailed, StartTimeout, TenementError
+from tenement.lifecycle import Died, State
+from tenement.manager.last_line import last_line
+from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.units import Instance, Units, UnitTimeout
+from tenement.manager.verdict import Facts, judge
+from tenement.names import StandIn, TenantName
+
+log = logging.getLogger(__name__)
+
+
+class StandIns:
+    """The stand-ins that there are: at most one of a tenant."""
+
+    def __init__(self, supervisor: Supervisor, units: Units) -> None:
+        self._supervisor = supervisor
+        self._units = units
+        self._covered: set[TenantName] = set()
+        self._starting: dict[str, tuple[Facts, asyncio.Future[str]]] = {}
+        self._leftovers: dict[TenantName, asyncio.Task[None]] = {}
+        supervisor.other_unit_changed = self._unit_changed
+
+    def wanted(self, tenant: Tenant) -> bool:
+        """Whether the tenant is one to be replaced so: it runs, and its service says `overlap`."""
+        service = self._supervisor.config.services.get(tenant.name.service)
+        return service is not None and service.overlap and tenant.state in (State.RUNNING, State.FROZEN)
+
+    @asynccontextmanager
+    async def covering(self, tenant: Tenant, release: str) -> AsyncIterator[None]:
+        """Have a stand-in on `release` serve while the body replaces the tenant's unit; it holds the tenant.
+
+        Raises Conflict if the tenant is being changed, and StartFailed or StartTimeout if the stand-in does
+        not get ready. If this is cancelled, the tenant stays held, and the stand-in is left to the next
+        manager.
+        """
+        name = StandIn(tenant.name.service, tenant.name.id)
+        if tenant.name in self._covered or tenant.name in self._leftovers:
+            raise Conflict(f"{tenant.name}: is being changed already", tenant=str(tenant.name))
+        self._covered.add(tenant.name)
+        try:
+            instance = await self._start(tenant, name, release)
+            try:
+                self._supervisor.hold(tenant.name)
+            except Conflict:
+                await self._stop(instance)
+                raise
+            self._supervisor.cover(tenant, instance.address)
+            try:
+                yield
+            except Exception:
+                await self._uncover(tenant, instance)
+                raise
+            await self._uncover(tenant, instance)
+        finally:
+            self._covered.discard(tenant.name)
+
+    async def restart(self, tenant: Tenant) -> None:
+        """Restart a tenant without a pause. Raises Conflict, StartFailed, StartTimeout."""
+        async with self.covering(tenant, self._supervisor.release_for_start(tenant.name)):
+            await self._supervisor.empty(tenant, "restarted by the operator")
+            await self._supervisor.lease(tenant.name, "", through=True)
+
+    def adopt(self, unit: str) -> None:
+        """A unit was found at the start of the manager: if it is a stand-in, it is stopped in time."""
+        name = StandIn.parse_unit(unit)
+        if name is not None:
+            plain = TenantName(name.service, name.id)
+            self._leftovers[plain] = asyncio.create_task(self._retire(plain, name))
+
+    async def close(self) -> None:
+        """Leave those that there are to the next manager."""
+        for task in self._leftovers.values():
+            task.cancel()
+        await asyncio.gather(*self._leftovers.values(), return_exceptions=True)
+
+    # Private
+
+    async def _start(self, tenant: Tenant, name: StandIn, release: str) -> Instance:
+        service = self._supervisor.service(tenant.name)
+        await self._supervisor.before_start(service, tenant.name)
+        host = self._supervisor.host(tenant.name)
+        instance = self._units.instance(name, service, 0, host, armed=False, release=release)
+        died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        facts = Facts()
+        self._starting[name.unit] = facts, died
+        start = asyncio.ensure_future(self._units.start(instance, facts))
+        try:
+            either: set[asyncio.Future[Any]] = {start, died}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                raise StartFailed(died.result())
+            start.result()
+        except TenementError as error:
+            await self._stop(instance)
+            text, line = str(error), await last_line(name, None)
+            text = text if text.startswith(f"{name}: ") else f"{name}: {text}"
+            if isinstance(error, UnitTimeout):
+                raise StartTimeout(text, tenant=str(name)) from error
+            text += f" (last line: {line})" if line else ""
+            raise StartFailed(text, tenant=str(name), last_line=line or "") from error
+        finally:
+            del self._starting[name.unit]
+            died.cancel()
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+        return instance
+
+    def _unit_changed(self, unit: str, changed: dict[str, Any]) -> None:
+        """A stand-in that dies before it is ready need not be waited for."""
+        if unit not in self._starting:
+            return
+        facts, died = self._starting[unit]
+        facts.update(changed)
+        events = judge(State.STARTING, facts, 0.0) if "ActiveState" in changed else []
+        if any(isinstance(event, Died) for event in events) and not died.done():
+            died.set_result(facts.reason())
+
+    async def _uncover(self, tenant: Tenant, instance: Instance) -> None:
+        """Let callers have the tenant again, and the stand-in end when nobody uses it any more."""
+        self._supervisor.unhold(tenant)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(instance.service.drain_timeout_s):
+                await tenant.uncovered.wait()
+        await self._stop(instance)
+
+    async def _stop(self, instance: Instance) -> None:
+        await self._stop_unit(instance.name)
+        self._units.clean_up(instance)
+
+    async def _stop_unit(self, name: TenantName) -> None:
+        service = self._supervisor.config.services.get(name.service)
+        try:
+            await self._units.stop(name, service)
+        except TenementError as error:
+            log.warning("%s: its stand-in %s is not stopped: %s", name, name.unit, error)
+        await self._units.forget_failure(name)
+
+    async def _retire(self, plain: TenantName, name: StandIn) -> None:
+        """Stop what a manager that was killed left behind.
+
+        Workers use it until they have a lease on the tenant's own unit, which may have to start, and then
+        finish what is under way on it.
+        """
+        service = self._supervisor.config.services.get(plain.service)
+        try:
+            if service is not None and plain in self._supervisor.tenants:
+                await asyncio.sleep(service.startup_timeout_s + service.drain_timeout_s)
+            await self._stop_unit(name)
+        finally:
+            del self._leftovers[plain]
