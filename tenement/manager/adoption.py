@@ -82,7 +82,7 @@ async def _adopt(
         # Perhaps its app is not ready yet: whoever was to find that out is gone.
         state = State.STARTING
     if state is State.FAILED:
-        tenant.life.state, tenant.life.reason = State.FAILED, facts.reason()
+        tenant.life.state, tenant.life.reason, tenant.sick = State.FAILED, facts.reason(), True
         return False
     if state is State.ASLEEP:
         return False

@@ -9,6 +9,7 @@ import asyncio
 import enum
 import logging
 import signal
+from collections.abc import Callable
 from typing import Final
 
 from tenement.config import Service
@@ -43,19 +44,26 @@ def health(failures: int) -> Health:
 class HealthChecks:
     """A task for each running tenant with a health path, and for each that a worker complained of."""
 
-    def __init__(self, supervisor: Supervisor, units: Units) -> None:
+    def __init__(self, supervisor: Supervisor, units: Units, sick_changed: Callable[[Tenant], None]) -> None:
+        """`sick_changed` is called when a tenant has become sick, or well again."""
         self._supervisor = supervisor
         self._units = units
+        self._sick_changed = sick_changed
         self._tasks: dict[TenantName, asyncio.Task[None]] = {}
 
     def changed(self, tenant: Tenant, _before: State) -> None:
         """A tenant is in another state: watch it while it runs, and only then."""
         if tenant.state is State.RUNNING:
             tenant.health_failures = 0
+            self._set_sick(tenant, False)
             service = self._supervisor.config.services.get(tenant.name.service)
             if service is not None and service.health is not None and service.health_check_interval_s:
                 self._watch(tenant, service.health_check_interval_s)
-        elif (task := self._tasks.pop(tenant.name, None)) is not None:
+            return
+        if tenant.state in (State.BACKOFF, State.FAILED):
+            # Until it has started again.
+            self._set_sick(tenant, True)
+        if (task := self._tasks.pop(tenant.name, None)) is not None:
             task.cancel()
 
     def suspect(self, tenant: Tenant) -> None:
@@ -69,6 +77,11 @@ class HealthChecks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _set_sick(self, tenant: Tenant, sick: bool) -> None:
+        if tenant.sick != sick:
+            tenant.sick = sick
+            self._sick_changed(tenant)
 
     def _watch(self, tenant: Tenant, first_pause_s: float) -> None:
         if (task := self._tasks.pop(tenant.name, None)) is not None:
@@ -86,11 +99,13 @@ class HealthChecks:
                 return
             if fault is None:
                 tenant.health_failures = 0
+                self._set_sick(tenant, False)
                 if not service.health or not service.health_check_interval_s:
                     return
                 pause_s = service.health_check_interval_s
                 continue
             tenant.health_failures += 1
+            self._set_sick(tenant, True)
             log.warning("%s: %s: %s", tenant.name, health(tenant.health_failures), fault)
             if tenant.health_failures >= UNHEALTHY_AFTER:
                 tenant.life.reason = fault

@@ -61,7 +61,7 @@ class Manager:
         config = configuration.config
         self._supervisor = Supervisor(self._units, config, self, _concurrent_starts(config))
         self._arming = Arming(self._supervisor)
-        self._health = HealthChecks(self._supervisor, self._units)
+        self._health = HealthChecks(self._supervisor, self._units, self._route_changed)
         self._limits = RunningLimits(self._supervisor)
         self.web = Web(self._supervisor, registry.tokens, measurements.DIRECTORY)
         self._quotas = Quotas(self._supervisor, self.web.disk_use)

@@ -15,7 +15,7 @@ API_ADDRESS: Final = "unix:/run/tenement-api/http.sock"
 def tenant_route(tenant: Tenant) -> dict[str, Any]:
     """What a worker needs to know of one tenant."""
     enabled = tenant.state is not State.DISABLED and tenant.life.goal is not Goal.DISABLE
-    return {"weight": tenant.weight, "enabled": enabled}
+    return {"weight": tenant.weight, "enabled": enabled} | ({"sick": True} if tenant.sick else {})
 
 
 def service_route(service: Service) -> dict[str, Any]:

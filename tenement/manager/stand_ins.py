@@ -17,7 +17,7 @@ from typing import Any
 from tenement.errors import Conflict, StartFailed, StartTimeout, TenementError
 from tenement.lifecycle import Died, State
 from tenement.manager.last_line import last_line
-from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.supervisor import CUT_MARGIN_S, Supervisor, Tenant
 from tenement.manager.units import Instance, Units, UnitTimeout
 from tenement.manager.verdict import Facts, judge
 from tenement.names import StandIn, TenantName
@@ -135,7 +135,7 @@ class StandIns:
         """Let callers have the tenant again, and the stand-in end when nobody uses it any more."""
         self._supervisor.unhold(tenant)
         with suppress(TimeoutError):
-            async with asyncio.timeout(instance.service.drain_timeout_s):
+            async with asyncio.timeout(instance.service.drain_timeout_s + CUT_MARGIN_S):
                 await tenant.uncovered.wait()
         await self._stop(instance)
 

@@ -44,6 +44,9 @@ ADOPTION_GRACE_S: Final = 2.0
 _SETTLED_WITHOUT_UNIT: Final = frozenset(
     {State.ASLEEP, State.QUEUED, State.FAILED, State.DISABLED, State.GONE}
 )
+CUT_MARGIN_S: Final = 1.0
+"""How long after drain_timeout an app is told to end: the workers answer those whom they cut off then."""
+
 _LEASE_MARGIN_S: Final = 1.0
 # Enough for a worker to write a close frame before the app hears of its stop.
 _UPGRADE_NOTICE_S: Final = 0.1
@@ -79,6 +82,8 @@ class Tenant:
     operation: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     health_failures: int = 0
+    # Whether it fails its health checks or waits to be started again after a failure.
+    sick: bool = False
     # Whether it was up since it last fell asleep.
     served: bool = False
     # Set while no worker has a lease on its stand-in.
@@ -531,7 +536,8 @@ class Supervisor:
         if service is None:
             return Policy()
         notice_s = _UPGRADE_NOTICE_S if service.idle_ignores_upgrades else 0.0
-        return Policy(service.idle_timeout_s, service.freeze_timeout_s, service.drain_timeout_s, notice_s)
+        drain_s = service.drain_timeout_s + CUT_MARGIN_S
+        return Policy(service.idle_timeout_s, service.freeze_timeout_s, drain_s, notice_s)
 
     @staticmethod
     def _now() -> float:

@@ -443,7 +443,7 @@ class Exchange:
             return service.choose_at_random()
         id_ = sticky.read(self.head.fields.cookies, service.name)
         tenant = service.members.get(id_) if id_ is not None else None
-        if tenant is not None and tenant.enabled and tenant.weight > 0:
+        if tenant is not None and tenant.enabled and tenant.weight > 0 and not tenant.sick:
             return tenant
         tenant = service.choose_at_random()
         if tenant is not None:

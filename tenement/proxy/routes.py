@@ -41,6 +41,7 @@ class TenantEntry(msgspec.Struct, frozen=True):
 
     weight: int = 100
     enabled: bool = True
+    sick: bool = False
 
 
 class TlsPolicy(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ class Change(msgspec.Struct, frozen=True):
 class Tenant:
     """A tenant as a target."""
 
-    __slots__ = ("enabled", "id", "limited", "name", "policy", "service", "weight")
+    __slots__ = ("enabled", "id", "limited", "name", "policy", "service", "sick", "weight")
 
     def __init__(self, name: str, entry: TenantEntry, policy: Policy) -> None:
         self.name = name
@@ -92,13 +93,17 @@ class Tenant:
         self.limited = bool(policy.max_body_bytes or policy.max_requests or policy.rate_limit_rps)
         self.weight = entry.weight
         self.enabled = entry.enabled
+        self.sick = entry.sick
 
     def __repr__(self) -> str:
         return f"Tenant({self.name!r})"
 
 
 class Service:
-    """A service as a target: each request goes to one of its tenants, by weight."""
+    """A service as a target: each request goes to one of its tenants, by weight.
+
+    Sick ones get none as long as there are others.
+    """
 
     __slots__ = ("_bounds", "_candidates", "members", "name", "policy")
 
@@ -124,7 +129,8 @@ class Service:
         nothing.
         """
         if self._candidates is None:
-            self._candidates = [each for each in self.members.values() if each.enabled and each.weight > 0]
+            weighty = [each for each in self.members.values() if each.enabled and each.weight > 0]
+            self._candidates = [each for each in weighty if not each.sick] or weighty
             self._bounds = list(accumulate(each.weight for each in self._candidates))
         if not self._candidates:
             return None

@@ -186,3 +186,5 @@ def test_after_a_reboot_everybody_is_as_before(box: Box, tenant: NewTenant) -> N
     for app in (*home[:5], always):
         assert app.get().count == 1
     assert box.run(["cat", mark]).stdout == "kept\n"
+    started = box.run(f"ten logs {home[0].name} -o cat -g Started").stdout
+    assert started.count("Started ") >= 2, "of this boot and of the one before"

@@ -2,8 +2,10 @@
 
 import collections
 import http.client
+import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -98,6 +100,7 @@ def test_a_sleeping_version_with_weight_wakes_and_one_with_none_is_reached_direc
 
 
 def test_restarts_under_load_refuse_nothing_and_lose_no_post(box: Box, shop: str) -> None:
+    box.write_config("shop", TOML + '[service.shop.env]\nSTARTS_S = "0.5"\n')
     box.run("ten deploy shop:r1")
     sent, failures = 0, []
     end = threading.Event()
@@ -113,13 +116,15 @@ def test_restarts_under_load_refuse_nothing_and_lose_no_post(box: Box, shop: str
     thread = threading.Thread(target=post)
     with Load(["r1.shop.localhost"], threads=2) as load:
         thread.start()
-        for _ in range(5):
+        for _ in range(10):
             box.run("ten restart shop:r1")
         end.set()
         thread.join()
     assert not failures
     assert not load.failures, load.failures[:5]
     assert sent > 20
+    noted = box.run("cat /var/lib/private/tenement/shop/r1/posts").stdout.splitlines()
+    assert noted == [f"order {number}" for number in range(1, sent + 1)]
 
 
 def test_a_request_under_way_is_finished_by_the_version_that_has_it(box: Box, shop: str) -> None:
@@ -132,6 +137,84 @@ def test_a_request_under_way_is_finished_by_the_version_that_has_it(box: Box, sh
     thread.join()
     assert slow == [b"r1 r1"]
     assert box.http("shop.localhost").body == b"r2 r2"
+
+
+def test_a_long_request_is_not_cut_before_drain_timeout_and_cut_then(box: Box, shop: str) -> None:
+    box.write_config("shop", TOML.replace("drain_timeout = 5", "drain_timeout = 60"))
+    box.run("ten deploy shop:r1; ten deploy shop:r2 --weight 0")
+    slow: list[tuple[int, bytes]] = []
+
+    def visit() -> None:
+        answer = box.http("shop.localhost", "/slow?8")
+        slow.append((answer.status, answer.body))
+
+    def begin() -> threading.Thread:
+        thread = threading.Thread(target=visit)
+        thread.start()
+        box.wait_for(lambda: json.loads(box.run("ten ps --json shop:r1").stdout)[0]["leases"] > 0, 10)
+        return thread
+
+    thread = begin()
+    restart = threading.Thread(target=lambda: box.run("ten restart shop:r1"))
+    box.run("ten route shop --from r1 --to r2")
+    restart.start()
+    assert box.http("shop.localhost").body == b"r2 r2", "the next version at once"
+    thread.join()
+    restart.join()
+    assert slow == [(200, b"r1 r1")]
+    box.write_config("shop", TOML.replace("drain_timeout = 5", "drain_timeout = 1"))
+    box.run("ten route shop --from r2 --to r1")
+    thread = begin()
+    began = box.run("date +%s.%N").stdout.strip()
+    box.run("ten restart shop:r1")
+    thread.join()
+    assert slow[1][0] == 503
+    log = box.run(f"journalctl -u 'tenement-proxy@*' -o cat -S @{began}").stdout
+    assert "shop:r1: cutting 1 requests at the end of drain_timeout" in log
+
+
+def test_a_sick_version_gets_no_request_until_it_is_well(box: Box, shop: str) -> None:
+    box.write_config("shop", TOML + "health_check_interval = 1\n")
+    box.run("ten deploy shop:r1 --weight 90; ten deploy shop:r2 --weight 10")
+    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
+
+    def visits(count: int) -> collections.Counter[tuple[int, bytes]]:
+        answers: collections.Counter[tuple[int, bytes]] = collections.Counter()
+        for _ in range(count):
+            answer = ask(connection)
+            answers[answer.status, answer.read()] += 1
+        return answers
+
+    def state(version: str) -> tuple[str, str | None]:
+        (row,) = json.loads(box.run(f"ten ps --json shop:{version}").stdout)
+        return row["state"], row["health"]
+
+    box.run("touch /var/lib/private/tenement/shop/r2/ill")
+    box.wait_for(lambda: state("r2") != ("running", "healthy"), 10)
+    # It is degraded, then killed, and does not get ready again: none of that is seen by a visitor.
+    while state("r2")[0] == "running":
+        assert visits(100).keys() == {(200, b"r1 r1")}
+    assert visits(300).keys() == {(200, b"r1 r1")}
+    box.run("rm /var/lib/private/tenement/shop/r2/ill")
+    box.wait_for(lambda: state("r2") == ("running", "healthy"), 40)
+    # 10 % of 2,000 are 200, and 90 more or less is seven standard deviations.
+    assert 110 < visits(2000)[200, b"r2 r2"] < 290
+    box.run("ten weight shop:r1 100; ten weight shop:r2 0")
+    assert visits(200).keys() == {(200, b"r1 r1")}
+    box.run("ten weight shop:r1 0")
+    assert {status for status, _ in visits(5)} == {503}
+
+
+def test_new_weights_are_followed_by_every_worker_within_50_ms(box: Box, shop: str) -> None:
+    box.run("ten deploy shop:r1; ten deploy shop:r2 --weight 0")
+    versions = itertools.cycle([("r1", "r2"), ("r2", "r1")])
+    late = 0
+    for before, after in itertools.islice(versions, 10):
+        box.run(f"ten route shop --from {before} --to {after}")
+        time.sleep(0.05)
+        for _ in range(8):  # New connections, so that each worker gets some.
+            late += box.http("shop.localhost").body != f"{after} {after}".encode()
+    assert late == 0
 
 
 def ask(connection: http.client.HTTPConnection, **fields: str) -> http.client.HTTPResponse:

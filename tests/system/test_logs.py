@@ -12,6 +12,7 @@ from typing import IO, Any
 import pytest
 
 from .conftest import Box
+from .web import token
 
 # Prints what is posted to it: /out and /err as it is, /native as a message of journald's own protocol.
 APP = r"""#!/usr/bin/python3 -S
@@ -55,6 +56,8 @@ max_body_mb = 64
 command = ["/bin/sh", "-c", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; exit 3"]
 restart = "no"
 """
+
+MESSAGES = 'import json,sys; [print(each["message"]) for each in json.load(sys.stdin)]'
 
 OPERATOR = "logs-operator"
 STRANGER = "logs-stranger"
@@ -272,19 +275,28 @@ def test_every_line_of_odd_bytes_is_valid_json(box: Box, alice: str) -> None:
 
 
 def test_an_app_that_prints_and_ends_at_once_loses_no_line(box: Box) -> None:
-    runs = 10
+    runs = 100
     box.run("ten spawn --no-start quick:x")
-    box.run(f"for i in $(seq {runs}); do ten restart quick:x; done", check=False)
+    box.run(f"for i in $(seq {runs}); do ten restart quick:x; done", check=False, timeout_s=120)
     expected = [f"{stream} {n}" for n in range(1, 6) for stream in ("out", "err")]
+    with token(box, "--tenant", "quick:x") as made:
+        api = f"curl -sS -H 'Authorization: Bearer {made.text}' 'http://localhost/api/logs?service=quick&id=x"
+        readers = (
+            "ten logs quick:x -o cat",
+            "journalctl -u tenement-quick@x -o cat",
+            f"{api}&limit=5000' | python3 -c '{MESSAGES}'",
+        )
 
-    def lines() -> list[str]:
-        return box.run("ten logs quick:x -o cat | grep -E '^(out|err) '", check=False).stdout.splitlines()
+        def lines(reader: str) -> list[str]:
+            return box.run(f"{reader} | grep -E '^(out|err) '", check=False).stdout.splitlines()
 
-    box.wait_for(lambda: len(lines()) >= runs * 10, 20)
-    assert sorted(lines()) == sorted(expected * runs)
-    for stream in ("out", "err"):
-        of_stream = [line for line in lines() if line.startswith(stream)]
-        assert of_stream == [f"{stream} {n}" for n in range(1, 6)] * runs
+        box.wait_for(lambda: len(lines(readers[0])) >= runs * 10, 20)
+        for reader in readers:
+            found = lines(reader)
+            assert sorted(found) == sorted(expected * runs), reader
+            for stream in ("out", "err"):
+                of_stream = [line for line in found if line.startswith(stream)]
+                assert of_stream == [f"{stream} {n}" for n in range(1, 6)] * runs, reader
 
 
 @pytest.mark.parametrize(("user", "options"), [(None, "-o cat"), (OPERATOR, "--json")])

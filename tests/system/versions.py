@@ -4,14 +4,17 @@ from .conftest import Box
 
 RELEASES = ("r1", "r2", "r3", "broken", "sick")
 
-# Answers with the release it runs as; "broken" exits at once, "sick" never gets healthy. /slow takes 1.5 s.
+# Answers with the release it runs as, or with what was posted, which it notes in its data. "broken" exits at
+# once, "sick" never gets healthy, nor does one whose data has a file called ill. /slow?S takes S seconds, or
+# 1.5.
 APP = r"""#!/usr/bin/python3 -S
 import os, socket, sys, threading, time
 
+data = os.environ["DATA_DIR"]
 release = os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
 if release == "broken":
     sys.exit("this release is broken")
-time.sleep(float(os.environ["STARTS_S"]))
+time.sleep(float(os.environ.get("STARTS_S", 0)))
 if "LISTEN_FDS" in os.environ:
     server = socket.socket(fileno=3)
 elif "SOCKET_PATH" in os.environ:
@@ -31,8 +34,12 @@ def serve(connection):
                 length = int(value) if name == b"content-length" else length
             body = stream.read(length)
             if line.startswith(b"GET /slow"):
-                time.sleep(1.5)
-            status = b"503 No" if release == "sick" and b"/health" in line else b"200 OK"
+                time.sleep(float(line.split()[1].partition(b"?")[2] or 1.5))
+            ill = release == "sick" or os.path.exists(data + "/ill")
+            status = b"503 No" if ill and b"/health" in line else b"200 OK"
+            if line.startswith(b"POST"):
+                with open(data + "/posts", "ab", 0) as posts:
+                    posts.write(body + b"\n")
             body = body or (release + " " + os.environ["INSTANCE_ID"]).encode()
             connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
 

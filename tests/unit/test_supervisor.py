@@ -7,6 +7,7 @@ from manager_world import ALICE, BOB, START_S, World, config, run
 
 from tenement.errors import Conflict, Disabled, NotFound, StartFailed, StartTimeout
 from tenement.lifecycle import Goal, State
+from tenement.manager.supervisor import CUT_MARGIN_S
 from tenement.manager.units import UnitFailed
 from tenement.names import TenantName
 
@@ -163,7 +164,7 @@ def test_a_stop_waits_for_the_requests_in_flight_and_no_longer_than_the_drain_ti
         await supervisor.lease(ALICE, ":1.1")
         began = loop.time()
         await supervisor.leave(ALICE, Goal.SLEEP, "tests")
-        assert loop.time() - began == pytest.approx(20, abs=0.5)
+        assert loop.time() - began == pytest.approx(20 + CUT_MARGIN_S, abs=0.5)
 
     run(story)
 

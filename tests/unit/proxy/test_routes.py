@@ -100,6 +100,19 @@ def test_weights_divide_the_requests_of_a_service():
     assert {tenant.id: count for tenant, count in chosen.items() if tenant} == {"alice": 900, "bob": 100}
 
 
+def test_a_sick_tenant_is_chosen_only_if_all_are():
+    sick = {"weight": 90, "sick": True}
+    for tenants, chosen in (
+        ({"notes:alice": sick, "notes:bob": {"weight": 10}}, {"bob"}),
+        ({"notes:alice": sick, "notes:bob": {"weight": 10, "sick": True}}, {"alice", "bob"}),
+        ({"notes:alice": sick, "notes:bob": {"weight": 0}}, {"alice"}),
+    ):
+        service = table(tenants=tenants).find(b"notes.example.com", b"/")
+        assert isinstance(service, Service)
+        found = {service.choose(point / 100) for point in range(100)}
+        assert {tenant.id for tenant in found if tenant} == chosen
+
+
 def test_a_service_whose_tenants_all_weigh_nothing_has_no_target():
     routes = table(tenants={"notes:alice": {"weight": 0}, "notes:bob": {"weight": 5, "enabled": False}})
     service = routes.find(b"notes.example.com", b"/")
