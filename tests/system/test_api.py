@@ -353,7 +353,7 @@ def test_a_fuzzer_that_knows_the_openapi_document_finds_nothing(box: Box, admin:
                 FUZZER, "run", "http://localhost/api/openapi.json", "--url", "http://localhost",
                 "-H", f"Authorization: Bearer {fuzzing.text}", "--checks", "all", "--max-examples", "6",
                 "--phases", "examples,coverage,fuzzing", "--seed", "1", "--request-timeout", "20",
-                "--generation-database", "none", "--no-color", "--max-time", "30",
+                "--generation-database", "none", "--no-color", "--max-time", "20",
                 # As often as a token may ask: more would be refused without a look at what is asked.
                 "--rate-limit", "95/s",
                 # It has no end: see below.
