@@ -97,9 +97,8 @@ def wrk(target: Target, load: Load, connections: int, seconds: float, core: str 
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name]
         # By address: some of the peers listen on IPv4 only, which costs the kernel less.
-        command += (
-            [f"{target.origin}/"] if target.secure else ["-H", f"Host: {target.host}", target.by_address]
-        )
+        by_address = ["-H", f"Host: {target.host}", f"http://127.0.0.1:{target.port}/"]
+        command += [f"{target.origin}/"] if target.secure else by_address
         before, began = target.cpu_s(), time.monotonic()
         output = subprocess.run(pinned(command, core), check=True, capture_output=True, text=True).stdout
         cpu_s, took_s = target.cpu_s() - before, time.monotonic() - began
