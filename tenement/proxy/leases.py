@@ -193,8 +193,8 @@ class Leases[P: Pool]:
             self._retire(lease)
 
     def report(self, lease: Lease[P], what: str) -> None:
-        """Tell the manager that an app did not answer."""
-        if lease.tenant is not None:
+        """Tell the manager that an app did not answer; one that has not renewed the lease yet finds out."""
+        if lease.tenant is not None and lease.generation >= 0:
             self._bus.report(lease.tenant.service, lease.tenant.id, lease.generation, what)
 
     def sweep(self, now: float) -> None:
