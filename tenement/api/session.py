@@ -59,7 +59,7 @@ def clear_cookie(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def csrf_value(token: str) -> str:
-    """The value that forms of this session carry."""
+    """The value that forms in the session of `token` carry."""
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()[:32]
 
 
