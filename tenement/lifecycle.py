@@ -172,9 +172,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """While the tenant is held, callers get its stand-in, which is ready at `address`, and need not wait."""
+    """While the tenant is held, callers get its stand-in, which is ready at `address`, and need not wait.
 
-    address: str
+    None: the stand-in is gone, and they wait again.
+    """
+
+    address: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +423,9 @@ class Lifecycle:
             case Hold():
                 self.held = True
                 self.held_back, self.waiting = self.waiting, {}
+            case Cover(None):
+                self.cover_leases.clear()
+                yield from self._uncover("died")
             case Cover(address):
                 assert self.held
                 self.cover, self.cover_generation = address, self._next_generation()
@@ -427,9 +433,7 @@ class Lifecycle:
                 yield from self._grant_cover()
             case Unhold(reason):
                 self.held = False
-                if self.cover is not None:
-                    self.cover = None
-                    yield Revoke(self.cover_generation, "replaced")
+                yield from self._uncover("replaced")
                 if reason is None:
                     self.waiting |= self.held_back
                 else:
@@ -708,6 +712,11 @@ class Lifecycle:
                 self.cover_leases.add(worker)
             yield Grant(ticket, self.cover, self.cover_generation)
         self.held_back.clear()
+
+    def _uncover(self, reason: str) -> Iterator[Action]:
+        if self.cover is not None:
+            self.cover = None
+            yield Revoke(self.cover_generation, reason)
 
     def _grant_all(self, now: float) -> Iterator[Action]:
         assert self.address is not None

@@ -17,7 +17,7 @@ from tenement.manager.log_streams import LEVELS
 _SCANNED_MAX: Final = 100_000
 _SCAN_TIMEOUT_S: Final = 20.0
 _MESSAGE_MAX: Final = 16 * 1024
-_UNIT: Final = re.compile(r"tenement-([a-z0-9-]+)@([a-z0-9-]+)\.service")
+_UNIT: Final = re.compile(r"tenement-([a-z0-9-]+)@([a-z0-9-]+)(?:\.next)?\.service")
 
 
 def entry_of(line: bytes) -> dict[str, Any] | None:

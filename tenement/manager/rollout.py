@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from tenement.config import Service
-from tenement.errors import Conflict, Disabled, NotFound, StartFailed, StartTimeout, TenementError
+from tenement.errors import Conflict, Disabled, NotFound, TenementError
 from tenement.lifecycle import AWAKE, State
 from tenement.manager import snapshots
 from tenement.manager.bus_service import TENANT, Method, arguments
 from tenement.manager.last_line import last_line
 from tenement.manager.stand_ins import StandIns
-from tenement.manager.supervisor import Supervisor, Tenant
+from tenement.manager.supervisor import ADOPTION_GRACE_S, Supervisor, Tenant
 from tenement.manager.units import UnitFailed, Units
 from tenement.names import TenantName, check_service
 from tenement.releases import ReleaseStore, Standing, check_directory, check_release, has_releases
@@ -71,11 +71,13 @@ class Rollouts:
                 await asyncio.to_thread(snapshots.put_back if fresh else snapshots.drop, name)
         for rollout in self._rollouts.values():
             for name in rollout.active:
-                if name in self._supervisor.tenants:
+                tenant = self._supervisor.tenants.get(name)
+                if tenant is not None and not _is_untouched(rollout, tenant):
                     self._supervisor.hold(name)
             if rollout.active or rollout.phase is Phase.RUNNING:
                 log.info("%s: the rollout of %s goes on", rollout.service, rollout.target)
-                self._begin(rollout)
+                # Not before the workers have leased again what they use: requests under way would be cut.
+                self._begin(rollout, after_s=ADOPTION_GRACE_S)
 
     async def close(self) -> None:
         """Stop in the middle; the next manager goes on."""
@@ -307,9 +309,9 @@ class Rollouts:
 
     # Private: carrying out
 
-    def _begin(self, rollout: Rollout) -> None:
+    def _begin(self, rollout: Rollout, after_s: float = 0.0) -> None:
         previous = self._tasks.get(rollout.service)
-        task = asyncio.create_task(self._run(rollout, previous))
+        task = asyncio.create_task(self._run(rollout, previous, after_s))
         self._tasks[rollout.service] = task
         task.add_done_callback(lambda done: self._ended(rollout, done))
 
@@ -319,9 +321,10 @@ class Rollouts:
         if not task.cancelled() and (error := task.exception()):
             log.error("%s: the rollout ended inside the manager", rollout.service, exc_info=error)
 
-    async def _run(self, rollout: Rollout, previous: asyncio.Task[None] | None) -> None:
+    async def _run(self, rollout: Rollout, previous: asyncio.Task[None] | None, after_s: float) -> None:
         if previous is not None:
             await asyncio.gather(previous, return_exceptions=True)
+        await asyncio.sleep(after_s)
         while True:
             began = time.monotonic()
             batch = rollout.active
@@ -394,10 +397,11 @@ class Rollouts:
         try:
             if (preparing := self._preparing.get(name)) is not None:
                 await asyncio.wait([preparing])
+            await self._stand_ins.change_ended(name)
             if not resumed and self._stand_ins.wanted(tenant):
                 await self._move_covered(rollout, tenant)
                 return
-            if not resumed:
+            if not tenant.life.held:
                 self._supervisor.hold(name)
             await self._steps(rollout, tenant, resumed=resumed)
         except asyncio.CancelledError:
@@ -420,8 +424,8 @@ class Rollouts:
             async with self._stand_ins.covering(tenant, rollout.stops[tenant.name].target):
                 moving = True
                 await self._steps(rollout, tenant, resumed=False)
-        except (StartFailed, StartTimeout, Conflict) as error:
-            if moving:
+        except TenementError as error:
+            if moving or isinstance(error, NotFound):
                 raise
             log.warning("%s: stays on its release: %s", tenant.name, error, extra=_journal(tenant.name))
             self._step(rollout, tenant.name, Step.FAILED, str(error))
@@ -523,6 +527,11 @@ class Rollouts:
         line = await last_line(name, None) if isinstance(error, TenementError) else None
         text = text if str(name) in text else f"{name}: {text}"
         return f"{text} (last line: {line})" if line and "last line" not in text else text
+
+
+def _is_untouched(rollout: Rollout, tenant: Tenant) -> bool:
+    """Whether a tenant that was about to move still runs as before; `pre_release` is never seen active."""
+    return rollout.stops[tenant.name].step is Step.PREPARING and tenant.facts.active == "active"
 
 
 def _pauses(pause_after: str) -> bool:

@@ -4,12 +4,14 @@
     -> tenant released, its callers get the new unit -> stand-in drains, stops
 
 The tenant's own unit keeps its name, and is looked after as ever; the stand-in lives as long as the change.
-If it does not get ready, nothing has happened to the tenant. A manager that starts and finds one lets it
-serve those who still use it for as long as that can take, and then stops it.
+If it does not get ready, nothing has happened to the tenant. If it dies later, callers wait as they would
+without one. A manager that starts and finds one lets it serve those who still use it for as long as that can
+take, and then stops it; meanwhile the tenant is changed without.
 """
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -31,36 +33,48 @@ class StandIns:
     def __init__(self, supervisor: Supervisor, units: Units) -> None:
         self._supervisor = supervisor
         self._units = units
-        self._covered: set[TenantName] = set()
-        self._starting: dict[str, tuple[Facts, asyncio.Future[str]]] = {}
+        self._changes: dict[TenantName, asyncio.Event] = {}
+        self._watched: dict[str, tuple[Facts, asyncio.Future[str]]] = {}
         self._leftovers: dict[TenantName, asyncio.Task[None]] = {}
+        # Their starts have no place in the supervisor's queue, and would all finish late together.
+        self._turns = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         supervisor.other_unit_changed = self._unit_changed
 
     def wanted(self, tenant: Tenant) -> bool:
         """Whether the tenant is one to be replaced so: it runs, and its service says `overlap`."""
         service = self._supervisor.config.services.get(tenant.name.service)
-        return service is not None and service.overlap and tenant.state in (State.RUNNING, State.FROZEN)
+        if service is None or not service.overlap or tenant.name in self._leftovers:
+            return False
+        return tenant.state in (State.RUNNING, State.FROZEN)
+
+    async def change_ended(self, name: TenantName) -> None:
+        """Wait until nobody changes the tenant with the help of a stand-in."""
+        while (ended := self._changes.get(name)) is not None:
+            await ended.wait()
 
     @asynccontextmanager
     async def covering(self, tenant: Tenant, release: str) -> AsyncIterator[None]:
         """Have a stand-in on `release` serve while the body replaces the tenant's unit; it holds the tenant.
 
-        Raises Conflict if the tenant is being changed, and StartFailed or StartTimeout if the stand-in does
-        not get ready. If this is cancelled, the tenant stays held, and the stand-in is left to the next
-        manager.
+        Raises Conflict if the tenant is being changed, NotFound if it is removed, and StartFailed,
+        StartTimeout or Overloaded if the stand-in does not get ready. If this is cancelled, the tenant stays
+        held, and the stand-in is left to the next manager.
         """
-        name = StandIn(tenant.name.service, tenant.name.id)
-        if tenant.name in self._covered or tenant.name in self._leftovers:
+        if tenant.name in self._changes:
             raise Conflict(f"{tenant.name}: is being changed already", tenant=str(tenant.name))
-        self._covered.add(tenant.name)
+        ended = self._changes[tenant.name] = asyncio.Event()
+        name = StandIn(tenant.name.service, tenant.name.id)
+        died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._watched[name.unit] = Facts(), died
         try:
             instance = await self._start(tenant, name, release)
             try:
                 self._supervisor.hold(tenant.name)
-            except Conflict:
+            except TenementError:
                 await self._stop(instance)
                 raise
             self._supervisor.cover(tenant, instance.address)
+            died.add_done_callback(lambda death: self._died(tenant, death))
             try:
                 yield
             except Exception:
@@ -68,7 +82,10 @@ class StandIns:
                 raise
             await self._uncover(tenant, instance)
         finally:
-            self._covered.discard(tenant.name)
+            del self._watched[name.unit]
+            died.cancel()
+            del self._changes[tenant.name]
+            ended.set()
 
     async def restart(self, tenant: Tenant) -> None:
         """Restart a tenant without a pause. Raises Conflict, StartFailed, StartTimeout."""
@@ -93,12 +110,21 @@ class StandIns:
 
     async def _start(self, tenant: Tenant, name: StandIn, release: str) -> Instance:
         service = self._supervisor.service(tenant.name)
-        await self._supervisor.before_start(service, tenant.name)
-        host = self._supervisor.host(tenant.name)
-        instance = self._units.instance(name, service, 0, host, armed=False, release=release)
-        died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        facts = Facts()
-        self._starting[name.unit] = facts, died
+        async with self._turns:
+            await self._supervisor.before_start(service, tenant.name)
+            host = self._supervisor.host(tenant.name)
+            instance = self._units.instance(name, service, 0, host, armed=False, release=release)
+            try:
+                await self._ready(instance)
+            except (TenementError, OSError) as error:
+                await self._stop(instance)
+                facts, _ = self._watched[name.unit]
+                raise await _explained(name, facts.invocation_id(), error) from error
+        return instance
+
+    async def _ready(self, instance: Instance) -> None:
+        """Start the stand-in, and wait until it is ready or dead."""
+        facts, died = self._watched[instance.name.unit]
         start = asyncio.ensure_future(self._units.start(instance, facts))
         try:
             either: set[asyncio.Future[Any]] = {start, died}
@@ -106,30 +132,24 @@ class StandIns:
             if not start.done():
                 raise StartFailed(died.result())
             start.result()
-        except TenementError as error:
-            await self._stop(instance)
-            text, line = str(error), await last_line(name, None)
-            text = text if text.startswith(f"{name}: ") else f"{name}: {text}"
-            if isinstance(error, UnitTimeout):
-                raise StartTimeout(text, tenant=str(name)) from error
-            text += f" (last line: {line})" if line else ""
-            raise StartFailed(text, tenant=str(name), last_line=line or "") from error
         finally:
-            del self._starting[name.unit]
-            died.cancel()
             start.cancel()
             await asyncio.gather(start, return_exceptions=True)
-        return instance
 
     def _unit_changed(self, unit: str, changed: dict[str, Any]) -> None:
-        """A stand-in that dies before it is ready need not be waited for."""
-        if unit not in self._starting:
+        if unit not in self._watched:
             return
-        facts, died = self._starting[unit]
+        facts, died = self._watched[unit]
         facts.update(changed)
         events = judge(State.STARTING, facts, 0.0) if "ActiveState" in changed else []
         if any(isinstance(event, Died) for event in events) and not died.done():
             died.set_result(facts.reason())
+
+    def _died(self, tenant: Tenant, death: asyncio.Future[str]) -> None:
+        """A stand-in that serves has died: its callers wait for the tenant itself."""
+        if not death.cancelled() and tenant.life.cover is not None:
+            log.warning("%s: its stand-in died: %s", tenant.name, death.result())
+            self._supervisor.cover(tenant, None)
 
     async def _uncover(self, tenant: Tenant, instance: Instance) -> None:
         """Let callers have the tenant again, and the stand-in end when nobody uses it any more."""
@@ -162,5 +182,16 @@ class StandIns:
             if service is not None and plain in self._supervisor.tenants:
                 await asyncio.sleep(service.startup_timeout_s + service.drain_timeout_s)
             await self._stop_unit(name)
+            self._units.remove_files(name)
         finally:
             del self._leftovers[plain]
+
+
+async def _explained(name: StandIn, invocation: str | None, error: Exception) -> TenementError:
+    """The same for people, with the last that the stand-in printed."""
+    text, line = str(error), await last_line(name, invocation)
+    text = text if text.startswith(f"{name}: ") else f"{name}: {text}"
+    if isinstance(error, UnitTimeout):
+        return StartTimeout(text, tenant=str(name))
+    text += f" (last line: {line})" if line else ""
+    return StartFailed(text, tenant=str(name), last_line=line or "")

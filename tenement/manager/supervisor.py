@@ -276,8 +276,8 @@ class Supervisor:
         self._feed(tenant, lifecycle.Hold())
         return tenant
 
-    def cover(self, tenant: Tenant, address: str) -> None:
-        """Give the callers of a held tenant its stand-in, which is ready at `address`."""
+    def cover(self, tenant: Tenant, address: str | None) -> None:
+        """Give the callers of a held tenant its stand-in, which is ready at `address`; with None, no more."""
         self._feed(tenant, lifecycle.Cover(address))
 
     def unhold(self, tenant: Tenant, reason: str | None = None) -> None:

@@ -235,13 +235,18 @@ class Units:
         if instance.gate is not None:
             os.close(instance.gate)
             instance.gate = None
-        for path in (gate_path(instance.name), socket_path(instance.name)):
+        self.remove_files(instance.name)
+        if instance.launch.port is not None:
+            self.ports.give_back(instance.launch.port)
+
+    @staticmethod
+    def remove_files(name: TenantName) -> None:
+        """Remove the gate and the socket of a unit that is gone."""
+        for path in (gate_path(name), socket_path(name)):
             with suppress(OSError):
                 os.unlink(path)
         with suppress(OSError):
-            os.rmdir(os.path.dirname(socket_path(instance.name)))
-        if instance.launch.port is not None:
-            self.ports.give_back(instance.launch.port)
+            os.rmdir(os.path.dirname(socket_path(name)))
 
     async def kill(self, name: TenantName, signal: int) -> None:
         """Send a signal to every process of the unit; a unit that is gone is fine."""

@@ -10,7 +10,8 @@ states:
               connections are cut at the drain deadline
 
 A manager that leaves the bus has forgotten every lease. Requests go on meanwhile on what is held; when it is
-back each held lease is asked for anew, and usually comes back for the same address.
+back each held lease is asked for anew, and usually comes back for the same address. So is each retired one
+that requests still use: its tenant may be on its way out, and the new manager has to know that it is in use.
 """
 
 import asyncio
@@ -213,7 +214,7 @@ class Leases[P: Pool]:
                 lease.pool.cut()
 
     def manager_back(self) -> None:
-        """Ask anew for every lease that is held: a new manager knows of none."""
+        """Ask anew for every lease that is in use or held: a new manager knows of none."""
         for lease in self._retired:
             lease.generation = -1
         if self._renewal is not None:
@@ -316,8 +317,17 @@ class Leases[P: Pool]:
 
     def _forget(self, lease: Lease[P]) -> None:
         self._retired.remove(lease)
-        if lease.tenant is not None and lease.generation >= 0:
+        if lease.tenant is not None and lease.generation >= 0 and not self._is_shared(lease):
             self._bus.release(lease.tenant.service, lease.tenant.id, lease.generation)
+
+    def _is_shared(self, lease: Lease[P]) -> bool:
+        """Whether another lease was renewed to the same grant: to the manager they are one."""
+        held = self.held.get(lease.name)
+        others = self._retired if held is None else [held, *self._retired]
+        return any(each.generation == lease.generation and each.name == lease.name for each in others)
+
+    def _is_over(self, lease: Lease[P]) -> bool:
+        return lease.retired and lease not in self._retired
 
     async def _renew_all(self) -> None:
         slots = asyncio.Semaphore(_RENEWALS_AT_ONCE)
@@ -326,14 +336,14 @@ class Leases[P: Pool]:
             async with slots:
                 await self._renew(lease)
 
-        await asyncio.gather(*(renew(lease) for lease in list(self.held.values())))
+        await asyncio.gather(*(renew(lease) for lease in [*self._retired, *self.held.values()]))
 
     async def _renew(self, lease: Lease[P]) -> None:
         """Hold a lease again after the manager was away; a tenant that moved meanwhile gets its own new
         lease.
         """
         tenant = lease.tenant
-        if tenant is None or lease.retired:
+        if tenant is None or self._is_over(lease):
             return
         lease.generation = -1  # Unknown to the new manager: never to be released under its old number.
         try:
@@ -346,7 +356,7 @@ class Leases[P: Pool]:
             if not lease.retired:
                 self._retire(lease)
             return
-        if not lease.retired and address == lease.address:
+        if address == lease.address and not self._is_over(lease):
             lease.generation = generation
             return
         if not lease.retired:

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +38,10 @@ def stand_ins(box: Box, service: str) -> str:
 def release_of(box: Box, tenant: str) -> str:
     (row,) = json.loads(box.run(f"ten status --json {tenant}").stdout)
     return str(row["release"])
+
+
+def rollout_state(box: Box, service: str) -> str:
+    return str(json.loads(box.run(f"ten rollout status {service} --json").stdout)["state"])
 
 
 @pytest.mark.parametrize("listen", ["port", "socket", "fd"])
@@ -82,19 +85,47 @@ def test_a_release_whose_stand_in_does_not_get_ready_touches_nobody(box: Box, se
     assert stand_ins(box, service) == ""
 
 
+@pytest.mark.parametrize("serving", [False, True], ids=["while they start", "while they serve"])
 def test_a_manager_that_is_killed_in_the_middle_loses_no_request_and_leaves_no_stand_in(
-    box: Box, service: str
+    box: Box, service: str, serving: bool
 ) -> None:
-    install(box, service, OVERLAP.replace("10", "2"), startup_timeout=4, starts_s=START_S)
+    settings = OVERLAP.replace("10", "2") + 'listen = "fd"\n'
+    install(box, service, settings, startup_timeout=4, starts_s=START_S)
     with Load([f"{id_}.{service}.localhost" for id_ in "ab"]) as load:
         box.run(f"ten rollout {service} --to r2 --batch 2 --canary 2 --no-wait")
-        # Both stand-ins serve, and the tenants' own units are being replaced.
-        box.wait_for(lambda: {"r2 a", "r2 b"} <= set(load.answers), 20)
+        if serving:
+            # The tenants' own units are being replaced.
+            box.wait_for(lambda: {"r2 a", "r2 b"} <= set(load.answers), 20)
+        else:
+            box.wait_for(lambda: stand_ins(box, service).count(" running ") == 2, 20)
         box.run("systemctl kill --signal=KILL --kill-whom=main tenement-manager")
-        box.wait_for(
-            lambda: json.loads(box.run(f"ten rollout status {service} --json").stdout)["state"] == "done", 60
-        )
+        box.wait_for(lambda: rollout_state(box, service) != "running", 60)
         box.wait_for(lambda: not stand_ins(box, service), 20)
-        time.sleep(0.2)
     assert not load.failures, load.failures[:5]
+    assert rollout_state(box, service) == "done"
     assert [release_of(box, f"{service}:{id_}") for id_ in "ab"] == ["r2", "r2"]
+
+
+def test_restarts_in_the_middle_of_a_rollout_do_not_stop_it(box: Box, service: str) -> None:
+    with Load([f"{id_}.{service}.localhost" for id_ in "ab"]) as load:
+        restart = threading.Thread(target=lambda: box.run(f"ten restart {service}:a"))
+        restart.start()
+        box.wait_for(lambda: stand_ins(box, service), 20)
+        box.run(f"ten rollout {service} --to r2 --batch 2 --canary 2", timeout_s=60)
+        restart.join()
+    assert not load.failures, load.failures[:5]
+    assert load.longest_s < START_S
+    assert box.http(f"a.{service}.localhost").body == b"r2 a"
+    assert stand_ins(box, service) == ""
+
+
+def test_requests_wait_for_the_tenant_when_its_stand_in_dies(box: Box, service: str) -> None:
+    with Load([f"a.{service}.localhost"]) as load:
+        box.run(f"ten rollout {service}:a --to r2 --no-wait")
+        box.wait_for(lambda: "r2 a" in load.answers, 20)
+        box.run(f"systemctl kill --signal=KILL 'tenement-{service}@a.next.service'")
+        box.wait_for(lambda: rollout_state(box, service) != "running", 60)
+    # Only those that were under way in it, or came before its death was known, have failed.
+    assert len(load.failures) < 20, load.failures
+    assert rollout_state(box, service) == "done"
+    assert stand_ins(box, service) == ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,11 @@ def data(box: Box, tenant: str) -> list[str]:
     return box.run(["cat", path], check=False).stdout.split()
 
 
+def row(box: Box, tenant: str) -> dict[str, Any]:
+    (found,) = json.loads(box.run(f"ten ps --json {tenant}").stdout)
+    return dict(found)
+
+
 def test_200_tenants_half_of_them_asleep_move_under_load_without_a_failed_request(
     box: Box, service: str
 ) -> None:
@@ -94,6 +100,27 @@ def test_a_rollout_goes_on_after_kill_9_of_the_manager_and_migrates_nobody_twice
     assert not load.failures, load.failures[:5]
     assert [data(box, name) for name in tenants] == [["r1", "r2"]] * 4
     assert [answer(box, name) for name in tenants] == [f"r2 k{n}" for n in range(4)]
+
+
+def test_a_request_under_way_outlives_a_manager_that_is_killed_in_the_middle_of_a_move(
+    box: Box, service: str
+) -> None:
+    tenant = f"{service}:slow"
+    box.run(f"ten rollout {service} --to r1; ten spawn {tenant}")
+    bodies: list[bytes] = []
+    # Longer than a manager that has just started waits for the workers to lease again.
+    visitor = threading.Thread(
+        target=lambda: bodies.append(box.http(f"slow.{service}.localhost", "/slow?5").body)
+    )
+    visitor.start()
+    box.wait_for(lambda: row(box, tenant)["leases"] > 0, 10)
+    box.run(f"ten rollout {service} --to r2 --no-wait")
+    box.wait_for(lambda: row(box, tenant)["state"] == "draining", 10)
+    box.run("systemctl kill --signal=KILL --kill-whom=main tenement-manager")
+    visitor.join()
+    assert bodies == [b"r1 slow"]
+    box.wait_for(lambda: status(box, service)["state"] == "done", FINISH_S)
+    assert answer(box, tenant) == "r2 slow"
 
 
 def test_a_migration_that_fails_stops_the_rollout_and_leaves_release_and_data_as_they_were(

@@ -109,6 +109,9 @@ class FakeUnits:
         if instance.launch.port is not None:
             self.ports.give_back(instance.launch.port)
 
+    def remove_files(self, name: TenantName) -> None:
+        pass
+
     async def forget_failure(self, name: TenantName) -> None:
         self.log.append(("forget_failure", name))
 

@@ -140,3 +140,17 @@ def test_a_covered_tenant_that_does_not_start_again_is_told_to_who_changes_it_al
     denied = [each for each in life.step(Failed(life.op, "broken"), 2.0) if isinstance(each, Deny)]
     assert [each.ticket for each in denied] == [2]
     assert [type(each) for each in life.step(Lease(3, "w1"), 2.0)] == [Grant]
+
+
+def test_callers_wait_when_the_stand_in_dies() -> None:
+    life = running()
+    life.step(Hold(), 1.0)
+    life.step(Lease(2, "w2"), 1.0)
+    life.step(Cover("x"), 1.0)
+    generation = life.cover_generation
+    assert life.step(Cover(None), 2.0) == [Revoke(generation, "died")]
+    assert not life.cover_leases
+    assert life.step(Lease(3, "w2"), 2.0) == []
+    (granted,) = life.step(Unhold(), 3.0)
+    assert isinstance(granted, Grant)
+    assert (granted.ticket, granted.generation) == (3, life.generation)

@@ -370,6 +370,12 @@ class AnyInterleaving(RuleBasedStateMachine):
     def a_stand_in_is_ready(self) -> None:
         self.feed(Cover(STAND_IN))
 
+    @precondition(lambda self: self.tenant.cover)
+    @rule()
+    def the_stand_in_dies(self) -> None:
+        self.covered.clear()
+        self.feed(Cover(None))
+
     @precondition(lambda self: self.covered)
     @rule(data=st.data())
     def request_to_the_stand_in_ends(self, data: st.DataObject) -> None:

@@ -313,6 +313,75 @@ def test_a_tenant_that_moved_while_the_manager_was_away_gets_a_new_lease():
     run(case)
 
 
+def test_a_retired_lease_in_use_is_renewed_too_and_released_when_its_last_request_ends():
+    async def case():
+        world = World(("a:1", 1), ("a:1", 7))
+        lease = await world.granted()
+        world.leases.revoked("notes", "alice", 1, "moves")
+        world.leases.manager_back()
+        await asyncio.sleep(0.01)
+        assert lease.generation == 7 and world.leases.held == {}, "no new request uses it"
+        world.leases.revoked("notes", "alice", 7, "moves")
+        world.leases.finish(lease, world.now)
+        assert world.manager.log == ["lease", "lease", ("release", 7)]
+
+    run(case)
+
+
+def test_a_grant_that_two_leases_were_renewed_to_is_released_after_both():
+    async def case():
+        world = World(("a:1", 1), ("a:2", 2), ("a:1", 7))
+        old = await world.granted()
+        world.leases.revoked("notes", "alice", 1, "moves")
+        stand_in = await world.granted()
+        world.leases.manager_back()
+        await asyncio.sleep(0.01)
+        new = world.leases.held["notes:alice"]
+        assert (new.address, new.generation) == ("a:1", 7)
+        world.leases.finish(stand_in, world.now)
+        if new is not old:
+            world.leases.finish(old, world.now)
+            assert ("release", 7) not in world.manager.log
+        await world.leases.close()
+        assert world.manager.log.count(("release", 7)) == 1
+
+    run(case)
+
+
+def test_a_retired_lease_whose_last_request_ends_before_it_is_renewed_leaves_none_behind():
+    async def case():
+        renewed = asyncio.get_running_loop().create_future()
+        world = World(("a:1", 1), renewed)
+        lease = await world.granted()
+        world.leases.revoked("notes", "alice", 1, "moves")
+        world.leases.manager_back()
+        await asyncio.sleep(0.01)
+        world.leases.finish(lease, world.now)
+        renewed.set_result(("a:1", 7))
+        await asyncio.sleep(0.01)
+        world.now += 2
+        world.leases.sweep(world.now)
+        assert world.manager.log == ["lease", "lease", ("release", 7)]
+
+    run(case)
+
+
+def test_a_connection_that_is_refused_before_the_lease_is_renewed_is_waited_for():
+    async def case():
+        renewed = asyncio.get_running_loop().create_future()
+        world = World(("a:1", 1), renewed)
+        lease = await world.granted()
+        world.leases.manager_back()
+        await asyncio.sleep(0.01)
+        world.leases.refused(lease, "refused")
+        world.leases.finish(lease, world.now)
+        assert not [each for each in world.manager.log if each != "lease"], "it has no number to name"
+        renewed.set_result(("a:9", 7))
+        assert (await world.granted()).address == "a:9"
+
+    run(case)
+
+
 def test_a_tenant_that_is_gone_when_the_manager_is_back_is_not_served_on():
     async def case():
         world = World(("a:1", 1), NotFound("removed"))
