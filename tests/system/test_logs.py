@@ -6,13 +6,13 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import pytest
 
 from .conftest import Box
-from .web import token
+from .web import listed, token
 
 # Prints what is posted to it: /out and /err as it is, /native as a message of journald's own protocol.
 APP = r"""#!/usr/bin/python3 -S
@@ -53,11 +53,9 @@ command = "./app"
 idle_timeout = 0
 max_body_mb = 64
 [service.quick]
-command = ["/bin/sh", "-c", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; exit 3"]
+command = ["/bin/sh", "-c", "for i in 1 2 3 4 5; do echo out {id} $i; echo err {id} $i >&2; done; exit 3"]
 restart = "no"
 """
-
-MESSAGES = 'import json,sys; [print(each["message"]) for each in json.load(sys.stdin)]'
 
 OPERATOR = "logs-operator"
 STRANGER = "logs-stranger"
@@ -275,28 +273,30 @@ def test_every_line_of_odd_bytes_is_valid_json(box: Box, alice: str) -> None:
 
 
 def test_an_app_that_prints_and_ends_at_once_loses_no_line(box: Box) -> None:
-    runs = 100
-    box.run("ten spawn --no-start quick:x")
-    box.run(f"for i in $(seq {runs}); do ten restart quick:x; done", check=False, timeout_s=120)
-    expected = [f"{stream} {n}" for n in range(1, 6) for stream in ("out", "err")]
-    with token(box, "--tenant", "quick:x") as made:
-        api = f"curl -sS -H 'Authorization: Bearer {made.text}' 'http://localhost/api/logs?service=quick&id=x"
-        readers = (
-            "ten logs quick:x -o cat",
-            "journalctl -u tenement-quick@x -o cat",
-            f"{api}&limit=5000' | python3 -c '{MESSAGES}'",
-        )
+    ids, runs = "abcde", 20
+    names = " ".join(f"quick:{id_}" for id_ in ids)
+    box.run(f"ten spawn --no-start {names}")
+    box.run(f"for i in $(seq {runs}); do ten restart {names}; done", check=False, timeout_s=120)
 
-        def lines(reader: str) -> list[str]:
-            return box.run(f"{reader} | grep -E '^(out|err) '", check=False).stdout.splitlines()
+    def printed(lines: Iterable[str]) -> list[str]:
+        return [line for line in lines if line.startswith(("out ", "err "))]
 
-        box.wait_for(lambda: len(lines(readers[0])) >= runs * 10, 20)
-        for reader in readers:
-            found = lines(reader)
-            assert sorted(found) == sorted(expected * runs), reader
-            for stream in ("out", "err"):
-                of_stream = [line for line in found if line.startswith(stream)]
-                assert of_stream == [f"{stream} {n}" for n in range(1, 6)] * runs, reader
+    def shown(command: str) -> list[str]:
+        return printed(box.run(command).stdout.splitlines())
+
+    box.wait_for(lambda: len(shown("ten logs quick -o cat")) >= len(ids) * runs * 10, 20)
+    with token(box) as made:
+        for id_ in ids:
+            entries = listed(box, made, f"/api/logs?service=quick&id={id_}&limit=5000")
+            for found in (
+                shown(f"ten logs quick:{id_} -o cat"),
+                shown(f"journalctl -u tenement-quick@{id_} -o cat"),
+                printed(entry["message"] for entry in entries),
+            ):
+                for stream in ("out", "err"):
+                    of_stream = [line for line in found if line.startswith(stream)]
+                    assert of_stream == [f"{stream} {id_} {n}" for n in range(1, 6)] * runs
+                assert len(found) == runs * 10
 
 
 @pytest.mark.parametrize(("user", "options"), [(None, "-o cat"), (OPERATOR, "--json")])
