@@ -50,9 +50,11 @@ class HealthChecks:
         self._units = units
         self._sick_changed = sick_changed
         self._tasks: dict[TenantName, asyncio.Task[None]] = {}
+        self._doubts: dict[TenantName, asyncio.Event] = {}
 
     def changed(self, tenant: Tenant, _before: State) -> None:
         """A tenant is in another state: watch it while it runs, and only then."""
+        self._settle(tenant)
         if tenant.state is State.RUNNING:
             tenant.health_failures = 0
             self._set_sick(tenant, False)
@@ -66,10 +68,24 @@ class HealthChecks:
         if (task := self._tasks.pop(tenant.name, None)) is not None:
             task.cancel()
 
-    def suspect(self, tenant: Tenant) -> None:
-        """A worker got no answer: ask now, and quickly again if that fails."""
-        if tenant.state is State.RUNNING and not tenant.health_failures:
+    def suspect(self, tenant: Tenant, *, refused: bool) -> None:
+        """A worker got no answer, or was `refused` a connection: ask now, and quickly again if that fails."""
+        if tenant.state is not State.RUNNING:
+            return
+        doubted = refused and tenant.name not in self._doubts
+        if doubted:
+            self._doubts[tenant.name] = asyncio.Event()
+        if doubted or not tenant.health_failures:
             self._watch(tenant, 0.0)
+
+    async def settled(self, tenant: Tenant) -> None:
+        """Wait while a tenant that refused a connection may be dead, and PID 1 has not said so yet.
+
+        It is settled once it accepts a connection or changes its state, as one that goes on refusing does
+        when it is killed for that. A lease granted before would be refused again.
+        """
+        if (doubt := self._doubts.get(tenant.name)) is not None:
+            await doubt.wait()
 
     async def close(self) -> None:
         """Stop asking."""
@@ -77,6 +93,10 @@ class HealthChecks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _settle(self, tenant: Tenant) -> None:
+        if (doubt := self._doubts.pop(tenant.name, None)) is not None:
+            doubt.set()
 
     def _set_sick(self, tenant: Tenant, sick: bool) -> None:
         if tenant.sick != sick:
@@ -117,18 +137,18 @@ class HealthChecks:
     def _pause_s(service: Service, pause_s: float) -> float:
         return min(service.health_check_interval_s, pause_s) or _SUSPICION_PAUSE_S
 
-    @staticmethod
-    async def _ask(tenant: Tenant) -> str | None:
+    async def _ask(self, tenant: Tenant) -> str | None:
         """Why the tenant is not well; None if it is."""
-        if tenant.instance is None:
-            return None
+        fault = None
         try:
-            async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                await check(tenant.instance.probe)
+            if tenant.instance is not None:
+                async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                    await check(tenant.instance.probe)
         except NotReady as error:
-            return str(error)
+            fault = str(error)
         except TimeoutError:
-            return f"no answer within {_CHECK_TIMEOUT_S:g} s"
+            fault = f"no answer within {_CHECK_TIMEOUT_S:g} s"
         except OSError as error:
             return f"accepts no connections ({error.strerror or error})"
-        return None
+        self._settle(tenant)
+        return fault

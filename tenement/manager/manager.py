@@ -134,6 +134,9 @@ class Manager:
 
     async def lease(self, worker: str, service: str, id_: str) -> tuple[str, int]:
         """Wait until the tenant is ready and lease it to the worker. See Supervisor.lease for errors."""
+        tenant = self._supervisor.tenants.get(TenantName(service, id_))
+        if tenant is not None:
+            await self._health.settled(tenant)
         return await self._supervisor.lease(TenantName(service, id_), worker)
 
     def release(self, worker: str, service: str, id_: str, generation: int) -> None:
@@ -145,7 +148,7 @@ class Manager:
         tenant = self._supervisor.tenants.get(TenantName(service, id_))
         if tenant is not None and tenant.life.generation == generation:
             log.debug("%s: a worker reports: %s", tenant.name, what)
-            self._health.suspect(tenant)
+            self._health.suspect(tenant, refused=what == "refused")
 
     def routes(self) -> tuple[int, str]:
         """The serial of the routes, and the document."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_CONNECTS: Final = 3
+_MAX_ATTEMPTS: Final = 3
 _OVERLOADED_RETRY_S: Final = 1.0
 _GONE_AWAY: Final = 499
 _NEVER: Final = float("inf")
@@ -283,19 +283,11 @@ class Exchange:
             return
         lease = self._lease
         assert lease is not None
-        self._attempts += 1
         log.info("%s: no connection to %s: %s", self._target_name, lease.address, error)
         if self._tenant is None or not isinstance(error, (ConnectionError, FileNotFoundError)):
             self.answer(502 if self._tenant is not None else 503)
             return
-        self._worker.leases.refused(lease, "refused")
-        if self._attempts >= _MAX_CONNECTS:
-            self.answer(502)
-            return
-        self._lease = None
-        self._worker.leases.finish(lease, monotonic())
-        self._waiting = True
-        self._worker.leases.wait(self._tenant, self)
+        self._try_another_lease(self._tenant, lease, "refused")
 
     def answer_interim(self, head: ResponseHead, data: bytes) -> None:
         """Pass on 100, 103 and the like, to those who may know them."""
@@ -377,8 +369,14 @@ class Exchange:
         log.info(
             "%s: the app closed the connection before the end of its answer: %s", self._target_name, error
         )
-        if not reused and not upstream.heard and self._tenant is not None and not lease.retired:
-            self._worker.leases.report(lease, "reset")
+        if not reused and not upstream.heard and self._tenant is not None:
+            if isinstance(error, ConnectionResetError) and self.head.safe_to_repeat:
+                # It died with the connection in its backlog, or with the request unread.
+                self._deadline = _NEVER
+                self._try_another_lease(self._tenant, lease, "reset")
+                return
+            if not lease.retired:
+                self._worker.leases.report(lease, "reset")
         self._fail(503 if isinstance(error, ConnectionAbortedError) else 502)
 
     def app_sent(self, data: bytes) -> None:
@@ -413,6 +411,18 @@ class Exchange:
         self._finish_tunnel()
 
     # Private: the way to the app
+
+    def _try_another_lease(self, tenant: Tenant, lease: Lease[UpstreamPool], what: str) -> None:
+        """The app took no request from this lease: the manager finds out why, and gives one that works."""
+        self._worker.leases.refused(lease, what)
+        self._attempts += 1
+        if self._attempts >= _MAX_ATTEMPTS:
+            self.answer(502)
+            return
+        self._lease = None
+        self._worker.leases.finish(lease, monotonic())
+        self._waiting = True
+        self._worker.leases.wait(tenant, self)
 
     def _renews(self) -> bool:
         """Whether there is a lease on the tenant, which lasts on; asks for one if there is none."""

@@ -1,13 +1,17 @@
 """Tenants that are sick, and those that only look so. See also test_wake.py for starts that fail."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
 from .apps import Tenant, toml
 from .conftest import Box
+
+BUSY = "while :; do :; done"
 
 type NewTenant = Callable[..., str]
 
@@ -65,6 +69,21 @@ def test_a_crash_in_the_middle_of_a_request_is_502_at_once_and_the_next_one_wait
     # Not answered from the grave, not refused: it waits for the backoff and the start.
     assert app.get().count == 1
     assert time.monotonic() - began > 0.3
+
+
+def test_no_request_finds_the_moment_in_which_an_app_is_dead_and_systemd_has_not_said_so(
+    box: Box, tenant: NewTenant
+) -> None:
+    box.write_config("h7", toml("gone", backoff_base_ms=20, max_restarts=10))
+    app = Tenant(box, tenant("gone"))
+    box.run(["ten", "spawn", app.name])
+    with ExitStack() as load:
+        for _ in range(4):
+            busy = load.enter_context(subprocess.Popen(["timeout", "60", "sh", "-c", BUSY]))
+            load.callback(busy.terminate)
+        for _ in range(5):
+            assert box.http(app.host, "/exit?3").status == 502
+            assert app.get().count == 1
 
 
 def test_a_request_that_may_have_arrived_is_never_sent_again(box: Box, tenant: NewTenant) -> None:

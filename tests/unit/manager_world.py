@@ -55,6 +55,7 @@ class FakeUnits:
         self.up: set[TenantName] = set()
         self.starting = 0
         self.most_starting = 0
+        self.killed = asyncio.Event()
 
     def close(self) -> None:
         """Has nothing to close."""
@@ -104,6 +105,10 @@ class FakeUnits:
     async def stop(self, name: TenantName, service: Service | None) -> None:
         await self._do("stop", name, STOP_S)
         self.up.discard(name)
+
+    async def kill(self, name: TenantName, signal: int) -> None:
+        self.log.append(("kill", name))
+        self.killed.set()
 
     def clean_up(self, instance: Instance) -> None:
         if instance.launch.port is not None:

@@ -276,6 +276,47 @@ async def test_an_app_that_keeps_refusing_is_502(here: Site):
     assert len(here.manager.calls) == 3
 
 
+def dying(refusals: int):
+    """Resets so many connections without reading of them, as those in the backlog of an app that dies."""
+    left = [refusals]
+
+    async def script(app: Conversation) -> None:
+        if left[0]:
+            left[0] -= 1
+            app.reset()
+            return
+        await replies(ok(b"again"))(app)
+
+    return script
+
+
+@at_a_site()
+async def test_a_request_that_a_dying_app_has_not_read_waits_for_its_next_start(here: Site):
+    await here.app(dying(2))
+    client = await here.client()
+    client.send(get())
+    assert (await client.answer())[1] == b"again"
+    assert here.manager.reports == [("notes:alice", "reset")] * 2
+
+
+@at_a_site()
+async def test_a_post_that_a_dying_app_may_have_read_is_502(here: Site):
+    await here.app(dying(1))
+    client = await here.client()
+    client.send(POST)
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 502 ")
+    assert here.apps[0].connections == 1
+
+
+@at_a_site()
+async def test_an_app_that_resets_every_connection_is_502(here: Site):
+    await here.app(dying(9))
+    client = await here.client()
+    client.send(get())
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 502 ")
+    assert here.apps[0].connections == 3
+
+
 LEASE_ERRORS = {
     404: NotFound("no such tenant"),
     502: StartFailed("exited with 1: secret/internal/path"),
