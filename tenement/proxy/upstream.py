@@ -7,6 +7,9 @@ for close the connection: they must not become the beginning of another tenant's
 Which connection a request may use: one that can be repeated (idempotent, no body) uses any, and if it turns
 out that the app closed that one meanwhile, it is sent again on a new one. A request that must not be sent
 twice uses one that was in use a moment ago and whose end has not been announced, or a new one.
+
+A new connection that is reset before anything of an answer was one that the app had not accepted, or not
+read, when it died: what can be repeated waits for its next start.
 """
 
 import asyncio
