@@ -29,11 +29,19 @@ def matches(selection: Selection) -> list[str]:
     if not services:
         return [f"--unit={unit}" for unit in units]
     # A pattern of units would do too, but is as slow as there are units. These say the same: what the
-    # processes in the slice have printed, and what PID 1 has to say about their units.
+    # processes in the slice have printed, those too that were gone before journald looked for their slice,
+    # and what PID 1 has to say about their units. A line of text brings no fields of its own.
     terms = [
-        [f"_SYSTEMD_SLICE={service_slice(name)}", f"_PID=1 TENANT_SERVICE={name}"] for name in services
-    ] + [[f"_SYSTEMD_UNIT={unit}", f"_PID=1 UNIT={unit}"] for unit in units]
-    return " + ".join(term for pair in terms for term in pair).split(" ")
+        term
+        for name in services
+        for term in (
+            f"_SYSTEMD_SLICE={service_slice(name)}",
+            f"_TRANSPORT=stdout TENANT_SERVICE={name}",
+            f"_PID=1 TENANT_SERVICE={name}",
+        )
+    ]
+    terms += [term for unit in units for term in (f"_SYSTEMD_UNIT={unit}", f"_PID=1 UNIT={unit}")]
+    return " + ".join(terms).split(" ")
 
 
 def known_services() -> list[str]:

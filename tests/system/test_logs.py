@@ -299,6 +299,21 @@ def test_an_app_that_prints_and_ends_at_once_loses_no_line(box: Box) -> None:
                 assert len(found) == runs * 10
 
 
+def test_lines_of_a_process_that_was_gone_before_journald_looked_are_its_services_too(box: Box) -> None:
+    box.run("ten spawn --no-start quick:gone")
+    try:
+        box.run("systemctl kill -s STOP systemd-journald; timeout 10 ten restart quick:gone", check=False)
+    finally:
+        box.run("systemctl kill -s CONT systemd-journald")
+    box.wait_for(lambda: "err gone 5" in box.run("ten logs quick:gone -o cat", check=False).stdout, 20)
+    assert "_SYSTEMD_SLICE" not in box.run("journalctl -u tenement-quick@gone -o export -t quick").stdout
+    for command in ("ten logs quick -o cat", "ten logs -o cat"):
+        lines = box.run(command).stdout.splitlines()
+        for stream in ("out", "err"):
+            printed = [line for line in lines if line.startswith(f"{stream} gone ")]
+            assert printed == [f"{stream} gone {n}" for n in range(1, 6)], command
+
+
 @pytest.mark.parametrize(("user", "options"), [(None, "-o cat"), (OPERATOR, "--json")])
 def test_a_follower_sees_every_line_once_over_rotations(
     box: Box, alice: str, user: str | None, options: str

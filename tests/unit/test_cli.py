@@ -508,8 +508,10 @@ def test_logs_become_journalctl_for_the_units(ten: Ten, monkeypatch: pytest.Monk
         ],
         [
             *("journalctl", "-S", "-1h"),
-            *("_SYSTEMD_SLICE=tenement-blog.slice", "+", "_PID=1", "TENANT_SERVICE=blog", "+"),
-            *(r"_SYSTEMD_SLICE=tenement-my\x2dapp.slice", "+", "_PID=1", "TENANT_SERVICE=my-app"),
+            *("_SYSTEMD_SLICE=tenement-blog.slice", "+", "_TRANSPORT=stdout", "TENANT_SERVICE=blog", "+"),
+            *("_PID=1", "TENANT_SERVICE=blog", "+"),
+            *(r"_SYSTEMD_SLICE=tenement-my\x2dapp.slice", "+"),
+            *("_TRANSPORT=stdout", "TENANT_SERVICE=my-app", "+", "_PID=1", "TENANT_SERVICE=my-app"),
         ],
     ]
     assert ten("logs", "notes:*")[0] == 2
