@@ -24,7 +24,10 @@ from typing import Final
 DIRECTORY: Final = Path("/run/tenement-metrics")
 """Where the package has workers put their files; the HTTP API may read it."""
 
-BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BOUNDS_S: Final[tuple[float, ...]] = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
 """Upper bounds of the buckets of durations, in seconds; one more bucket has no bound."""
 
 UNKNOWN: Final = "-"
@@ -50,7 +53,7 @@ _RECORDS_MAX: Final = 200_000
 _NAME_CELLS: Final = NAME_BYTES // 8
 _RECORD_CELLS: Final = RECORD_BYTES // 8
 # By the first digit of a status; there is no status 0, but one that nobody knows counts as an interim one.
-_CLASS_OF: Final = (0, 0, 1, 2, 3, 4, 4, 4, 4, 4)
+_CLASS_OF: Final[tuple[int, ...]] = (0, 0, 1, 2, 3, 4, 4, 4, 4, 4)
 
 
 class Counters:

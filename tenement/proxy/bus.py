@@ -16,7 +16,7 @@ from dbus_fast.errors import DBusError
 
 from tenement.bus import message_bus, unless_lost
 from tenement.errors import Internal, TenementError, Unreachable, from_dbus
-from tenement.proxy.routes import Change
+from tenement.proxy.document import Change
 
 log = logging.getLogger(__name__)
 

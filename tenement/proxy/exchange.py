@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 from tenement.errors import TenementError
 from tenement.proxy import date
 from tenement.proxy.access import Entry
+from tenement.proxy.document import Policy
 from tenement.proxy.framing import UNTIL_CLOSE, BadFraming, Chunked, Framing, of_body
 from tenement.proxy.hosts import BadHost
 from tenement.proxy.leases import Lease
 from tenement.proxy.limits import Gate
 from tenement.proxy.request_head import RequestHead
 from tenement.proxy.response_head import ResponseHead
-from tenement.proxy.routes import Policy, Root, Service, Tenant
+from tenement.proxy.routes import Root, Service, Tenant
 from tenement.proxy.tunnels import CLOSE_GOING_AWAY
 from tenement.proxy.upstream import UpstreamConnection, UpstreamPool
 

@@ -20,6 +20,7 @@ from tenement.proxy.exchange import Exchange
 from tenement.proxy.request_head import BadRequest, Fields, RequestHead, check_part, parse
 
 if TYPE_CHECKING:
+    from tenement.proxy.tls import Guard
     from tenement.proxy.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,11 @@ _REMEMBERED_BYTES: Final = 4096
 _TCP_CLOSE: Final = 7
 
 
-class ClientConnection(asyncio.Protocol):
-    """One connection of a client."""
+class ClientConnection:
+    """One connection of a client: an asyncio.Protocol by its methods.
+
+    It does not derive from that class, since only a class without foreign ancestors is compiled to a struct.
+    """
 
     __slots__ = (
         "_buffer",
@@ -60,6 +64,9 @@ class ClientConnection(asyncio.Protocol):
         "write",
     )
 
+    guard: "Guard"
+    hsts: bytes
+    secure: bool
     write: Callable[[bytes], None]
 
     def __init__(self, worker: "Worker", scheme: bytes, peer: str) -> None:

@@ -20,10 +20,11 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 from tenement.errors import TenementError
+from tenement.proxy.document import Change, Document
 from tenement.proxy.hosts import BadHost, fold
 from tenement.proxy.leases import Lease, Leases
 from tenement.proxy.request_head import RequestHead
-from tenement.proxy.routes import Change, Document, Table, Tenant
+from tenement.proxy.routes import Table, Tenant
 from tenement.proxy.tls_connection import Handshakes, TlsConnection
 from tenement.tls.selection import Certificate, Selection
 

@@ -86,8 +86,8 @@ class Answered(Protocol):
         """The app takes more."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to an app."""
+class UpstreamConnection:
+    """One connection to an app: an asyncio.Protocol by its methods, as `server.ClientConnection` is."""
 
     __slots__ = (
         "_buffer",
@@ -380,18 +380,16 @@ class Connector:
     async def _open(self, pool: "UpstreamPool") -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         sock = self._socket(pool.address)
-
-        def protocol() -> UpstreamConnection:
-            return UpstreamConnection(pool, sock)
-
+        connection = UpstreamConnection(pool, sock)
+        protocol = cast(asyncio.Protocol, connection)
         try:
             if sock.family == socket.AF_UNIX:
                 await _connect(sock, pool.address.removeprefix("unix:"))
-                _, connection = await loop.create_unix_connection(protocol, sock=sock)
+                await loop.create_unix_connection(lambda: protocol, sock=sock)
             else:
                 host, _, port = pool.address.rpartition(":")
                 await _connect(sock, (host, int(port)))
-                _, connection = await loop.create_connection(protocol, sock=sock)
+                await loop.create_connection(lambda: protocol, sock=sock)
         except BaseException:
             sock.close()
             raise

@@ -14,12 +14,12 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 import sdnotify
 
@@ -27,11 +27,12 @@ from tenement.counters import Counters
 from tenement.proxy.access import AccessLog
 from tenement.proxy.announced import AnnouncedConnection
 from tenement.proxy.bus import ManagerBus
+from tenement.proxy.document import Change, Document
 from tenement.proxy.forwarded import TrustedProxies
 from tenement.proxy.leases import Bus, Leases
 from tenement.proxy.limits import Gates
 from tenement.proxy.pages import Pages
-from tenement.proxy.routes import Change, Document, Table
+from tenement.proxy.routes import Table
 from tenement.proxy.server import ClientConnection
 from tenement.proxy.settings import Settings
 from tenement.proxy.sticky import Sticky
@@ -256,7 +257,7 @@ class Worker:
         return self._make_client(scheme, "")
 
     def _make_client(self, scheme: bytes, peer: str) -> asyncio.Protocol:
-        make_client = partial(ClientConnection, self, scheme, peer)
+        make_client = cast(Callable[[], asyncio.Protocol], partial(ClientConnection, self, scheme, peer))
         return self.tls.wrap(make_client) if scheme == b"https" else make_client()
 
     def _look_at_deadlines(self) -> None:

@@ -19,7 +19,7 @@ from dbus_fast.service import ServiceInterface, method, signal
 
 from tenement.errors import NotFound, Unreachable
 from tenement.proxy.bus import INTERFACE, NAME, PATH, ManagerBus
-from tenement.proxy.routes import Change
+from tenement.proxy.document import Change
 from tests.unit.proxy.harness import eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon")

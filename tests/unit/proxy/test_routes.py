@@ -3,8 +3,9 @@ from collections import Counter
 
 import pytest
 
+from tenement.proxy.document import Change, Document, TenantEntry
 from tenement.proxy.hosts import BadHost
-from tenement.proxy.routes import CACHE_SIZE, Change, Document, Root, Service, Table, Tenant, TenantEntry
+from tenement.proxy.routes import CACHE_SIZE, Root, Service, Table, Tenant
 
 DOCUMENT = {
     "domains": ["example.com", "eu.example.com"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tenement.proxy.routes import Change
+from tenement.proxy.document import Change
 from tenement.proxy.tls_connection import Handshakes, TlsConnection
 from tenement.proxy.worker import Listener
 from tenement.tls.selection import Certificate
