@@ -56,6 +56,18 @@ _RECORD_CELLS: Final = RECORD_BYTES // 8
 _CLASS_OF: Final[tuple[int, ...]] = (0, 0, 1, 2, 3, 4, 4, 4, 4, 4)
 
 
+class _Record:
+    """Where a record's cells begin in the file, and what is in them: nobody else writes there, so it need not
+    be read again.
+    """
+
+    __slots__ = ("base", "values")
+
+    def __init__(self, base: int, values: list[int]) -> None:
+        self.base = base
+        self.values = values
+
+
 class Counters:
     """The counters of one worker. `exists` tells whether there is a tenant of that name.
 
@@ -64,9 +76,8 @@ class Counters:
 
     def __init__(self, path: Path | None, exists: Callable[[str], bool]) -> None:
         self._exists = exists
-        # Where the cells of each tenant's record begin; of the other records.
-        self._bases: dict[str, int] = {}
-        self._others: dict[str, int] = {}
+        self._tenants: dict[str, _Record] = {}
+        self._others: dict[str, _Record] = {}
         self._free: list[int] = []
         self._fd = -1
         self._map = mmap.mmap(-1, _HEADER_BYTES + _GROWTH * RECORD_BYTES)
@@ -84,26 +95,25 @@ class Counters:
 
         Upgraded connections (status 101) have no duration that would say anything about the app.
         """
-        base = self._bases.get(name)
-        if base is None:
-            base = self._base_of(name)
-        cells = self._cells
+        record = self._tenants.get(name)
+        if record is None:
+            record = self._record_of(name)
         # 499, the client went away, is a 4xx like others.
-        cells[base + _CLASS_OF[status // 100]] += 1
-        cells[base + _SENT] += sent_bytes
+        self._raise(record, _CLASS_OF[status // 100], 1)
+        self._raise(record, _SENT, sent_bytes)
         if status != 101:
-            cells[base + _FIRST_BUCKET + bisect_left(BOUNDS_S, duration_s)] += 1
-            cells[base + _SUM_USEC] += int(duration_s * 1e6)
+            self._raise(record, _FIRST_BUCKET + bisect_left(BOUNDS_S, duration_s), 1)
+            self._raise(record, _SUM_USEC, int(duration_s * 1e6))
 
     def prune(self, names: Iterable[str]) -> None:
         """Give the records of these tenants, which are gone, back; their counts stay in their service's."""
         for name in names:
-            if name in self._bases:
+            if name in self._tenants:
                 self._retire(name)
 
     def prune_all(self) -> None:
         """Give back the record of every tenant that does not exist any more."""
-        self.prune([name for name in self._bases if not self._exists(name)])
+        self.prune([name for name in self._tenants if not self._exists(name)])
 
     def close(self) -> None:
         """Leave the file as it is."""
@@ -111,6 +121,12 @@ class Counters:
         self._map.close()
         if self._fd >= 0:
             os.close(self._fd)
+
+    def _raise(self, record: _Record, cell: int, number: int) -> None:
+        """Add to a cell."""
+        value = record.values[cell] + number
+        record.values[cell] = value
+        self._cells[record.base + cell] = value
 
     def _open(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
@@ -135,12 +151,13 @@ class Counters:
             name = _name_at(self._map, offset)
             base = offset // 8 + _NAME_CELLS
             if name:
-                (self._bases if ":" in name else self._others)[name] = base
+                record = _Record(base, self._cells[base : base + CELLS].tolist())
+                (self._tenants if ":" in name else self._others)[name] = record
             else:
                 self._free.append(base)
         self._free.reverse()
 
-    def _base_of(self, name: str) -> int:
+    def _record_of(self, name: str) -> _Record:
         """The record of anything but a tenant that has one already."""
         if ":" not in name:
             return self._other(ROOT if name else UNKNOWN)
@@ -148,19 +165,20 @@ class Counters:
             return self._other(name.partition(":")[0])
         return self._add(name)
 
-    def _other(self, name: str) -> int:
-        base = self._others.get(name)
-        return self._add(name) if base is None else base
+    def _other(self, name: str) -> _Record:
+        record = self._others.get(name)
+        return self._add(name) if record is None else record
 
-    def _add(self, name: str) -> int:
+    def _add(self, name: str) -> _Record:
         if not self._free and not self._grow():
-            return next(iter(self._others.values()), next(iter(self._bases.values())))
+            return next(iter(self._others.values()), next(iter(self._tenants.values())))
         base = self._free.pop()
         self._cells[base : base + CELLS] = memoryview(bytes(8 * CELLS)).cast("Q")
         start = (base - _NAME_CELLS) * 8
         self._map[start : start + NAME_BYTES] = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
-        (self._bases if ":" in name else self._others)[name] = base
-        return base
+        record = _Record(base, [0] * CELLS)
+        (self._tenants if ":" in name else self._others)[name] = record
+        return record
 
     def _grow(self) -> bool:
         """Make room for more records; whether there is."""
@@ -190,16 +208,16 @@ class Counters:
     def _retire(self, name: str) -> None:
         """Move a tenant's counts to its service's record, so that their sum stays what it was."""
         to = self._other(name.partition(":")[0])
-        base = self._bases.pop(name)
+        record = self._tenants.pop(name)
         cells = self._cells
         cells[1] += 1
         for cell in range(CELLS):
-            cells[to + cell] += cells[base + cell]
-            cells[base + cell] = 0
-        start = (base - _NAME_CELLS) * 8
+            self._raise(to, cell, record.values[cell])
+            cells[record.base + cell] = 0
+        start = (record.base - _NAME_CELLS) * 8
         self._map[start : start + NAME_BYTES] = bytes(NAME_BYTES)
         cells[1] += 1
-        self._free.append(base)
+        self._free.append(record.base)
 
 
 class Counts:

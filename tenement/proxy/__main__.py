@@ -15,7 +15,7 @@ from typing import Final
 import uvloop
 
 from tenement.proxy import pages
-from tenement.proxy.worker import Listener, run
+from tenement.proxy.running import Listener, run
 
 _FIRST_FD: Final = 3
 

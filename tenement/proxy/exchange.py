@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 from tenement.errors import TenementError
 from tenement.proxy import date
 from tenement.proxy.access import Entry
-from tenement.proxy.document import Policy
 from tenement.proxy.framing import UNTIL_CLOSE, BadFraming, Chunked, Framing, of_body
 from tenement.proxy.hosts import BadHost
-from tenement.proxy.leases import Lease
+from tenement.proxy.lease import Lease
 from tenement.proxy.limits import Gate
+from tenement.proxy.policy import Policy
 from tenement.proxy.request_head import RequestHead
 from tenement.proxy.response_head import ResponseHead
 from tenement.proxy.routes import Root, Service, Tenant
@@ -37,6 +37,7 @@ _MAX_ATTEMPTS: Final = 3
 _OVERLOADED_RETRY_S: Final = 1.0
 _GONE_AWAY: Final = 499
 _NEVER: Final = float("inf")
+_DEFAULT_POLICY: Final = Policy()
 
 
 class Exchange:
@@ -50,7 +51,7 @@ class Exchange:
     _request_id = b""
     _tenant: Tenant | None = None
     _target_name = ""
-    _policy = Policy()
+    _policy = _DEFAULT_POLICY
     _lease: Lease[UpstreamPool] | None = None
     _upstream: UpstreamConnection | None = None
     _gate: Gate | None = None
@@ -100,16 +101,15 @@ class Exchange:
         except BadHost as error:
             self.answer(400, detail=str(error), close=True)
             return
-        if type(target) is not Tenant:
+        if not isinstance(target, Tenant):
             if target is None:
                 if (service := worker.table.service_above(head.fields.host)) is not None:
                     self._policy = service.policy
                 self.answer(404)
                 return
-            if type(target) is Root:
+            if isinstance(target, Root):
                 self._begin_root(target)
                 return
-            assert type(target) is Service
             self._policy = target.policy
             chosen = self._choose(target)
             if chosen is None:
@@ -629,9 +629,11 @@ class Exchange:
             if reusable and self._paused_since != _NEVER:
                 upstream.resume()
             upstream.end(now, reusable=reusable)
-        if self._lease is not None:
-            worker.leases.finish(self._lease, now)
+        lease = self._lease
+        if lease is not None:
             self._lease = None
+            if lease.leave(now):
+                worker.leases.forget(lease)
         if self._gate is not None:
             self._gate.in_flight -= 1
             self._gate = None

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from tenement.errors import StartTimeout, TenementError, Unreachable
+from tenement.proxy.lease import Lease, Pool
 from tenement.proxy.routes import Tenant
 
 log = logging.getLogger(__name__)
@@ -44,19 +45,6 @@ class Bus(Protocol):
         """Say that an app did not answer ("refused" or "reset"), without waiting."""
 
 
-class Pool(Protocol):
-    """The connections made under a lease."""
-
-    def close(self) -> None:
-        """Close the unused ones, and the others as they become unused."""
-
-    def reopen(self) -> None:
-        """Keep unused ones again."""
-
-    def cut(self) -> None:
-        """Close all of them now, whatever they carry."""
-
-
 class Waiter(Protocol):
     """A request that waits for a lease. One of the two is called, once, unless the wait was given up."""
 
@@ -65,35 +53,6 @@ class Waiter(Protocol):
 
     def lease_failed(self, error: TenementError) -> None:
         """Answer the error."""
-
-
-class Lease[P: Pool]:
-    """Permission to send to one address. `active` counts requests and upgraded connections on it."""
-
-    __slots__ = (
-        "active",
-        "address",
-        "cut_at",
-        "generation",
-        "idle_since",
-        "name",
-        "pool",
-        "retired",
-        "tenant",
-    )
-
-    def __init__(
-        self, tenant: Tenant | None, name: str, address: str, generation: int, pool: P, now: float
-    ) -> None:
-        self.tenant = tenant
-        self.name = name
-        self.address = address
-        self.generation = generation
-        self.pool = pool
-        self.active = 0
-        self.idle_since = now
-        self.retired = False
-        self.cut_at: float | None = None
 
 
 class _Wanted:
@@ -166,12 +125,14 @@ class Leases[P: Pool]:
 
     def finish(self, lease: Lease[P], now: float) -> None:
         """End one use of a lease."""
-        lease.active -= 1
-        if lease.active == 0:
-            if lease.retired:
-                self._forget(lease)
-            else:
-                lease.idle_since = now
+        if lease.leave(now):
+            self.forget(lease)
+
+    def forget(self, lease: Lease[P]) -> None:
+        """Release a retired lease that nothing uses any more."""
+        self._retired.remove(lease)
+        if lease.tenant is not None and lease.generation >= 0 and not self._is_shared(lease):
+            self._bus.release(lease.tenant.service, lease.tenant.id, lease.generation)
 
     def revoked(self, service: str, id_: str, generation: int, reason: str) -> None:
         """Follow the signal `Revoked`."""
@@ -232,7 +193,7 @@ class Leases[P: Pool]:
             self._retire(lease)
         for lease in list(self._retired):
             lease.pool.cut()
-            self._forget(lease)
+            self.forget(lease)
         for lease in self._fixed.values():
             lease.pool.cut()
 
@@ -313,12 +274,7 @@ class Leases[P: Pool]:
         lease.pool.close()
         self._retired.append(lease)
         if lease.active == 0:
-            self._forget(lease)
-
-    def _forget(self, lease: Lease[P]) -> None:
-        self._retired.remove(lease)
-        if lease.tenant is not None and lease.generation >= 0 and not self._is_shared(lease):
-            self._bus.release(lease.tenant.service, lease.tenant.id, lease.generation)
+            self.forget(lease)
 
     def _is_shared(self, lease: Lease[P]) -> bool:
         """Whether another lease was renewed to the same grant: to the manager they are one."""

@@ -119,20 +119,20 @@ class Fields:
 class RequestHead:
     """A head that was accepted. `end` is its size: where the body begins. It does not change any more.
 
-    `line` is the request line as sent, without its line end, or empty if the head cannot come again as it is.
+    `sent` is the whole of it as sent, or empty if it cannot come again as it is.
     """
 
-    __slots__ = ("end", "fields", "line", "method", "minor", "safe_to_repeat", "target")
+    __slots__ = ("end", "fields", "method", "minor", "safe_to_repeat", "sent", "target")
 
     def __init__(
-        self, method: bytes, target: bytes, minor: int, end: int, fields: Fields, line: bytes = b""
+        self, method: bytes, target: bytes, minor: int, end: int, fields: Fields, sent: bytes = b""
     ) -> None:
         self.method = method
         self.target = target
         self.minor = minor
         self.end = end
         self.fields = fields
-        self.line = line
+        self.sent = sent
         # Whether twice is the same as once (RFC 9110, 9.2.2), and it can be sent twice: it has no body.
         self.safe_to_repeat = fields.length == 0 and method in _IDEMPOTENT and not fields.upgrade
 
@@ -157,14 +157,14 @@ def parse(
     `previous` is the head before it on the same connection: clients repeat their fields to the byte, and then
     only the request line has to be read, or not even that.
     """
-    if previous is not None and previous.line and data.endswith(previous.fields.lines):
+    if previous is not None and data == previous.sent:
+        return previous
+    if previous is not None and previous.sent and data.endswith(previous.fields.lines):
         fields = previous.fields
         line = data[: -len(fields.lines)]
-        if line == previous.line:
-            return previous
         plain = _PLAIN_LINE.fullmatch(line)
         if plain is not None and len(line) <= max_line:
-            return RequestHead(plain[1], plain[2], 1, len(data), fields, line)
+            return RequestHead(plain[1], plain[2], 1, len(data), fields, data)
     match = _HEAD.match(data)
     if match is None:
         check_part(data, max_line, max_head)
@@ -179,7 +179,7 @@ def parse(
     _read_fields(fields, minor)
     if target[0] == 0x2F and b"#" not in target and method != b"CONNECT":
         again = minor == 1 and fields.length == 0 and not fields.upgrade and match.start(1) == 0
-        return RequestHead(method, target, minor, end, fields, data[: match.start(4)] if again else b"")
+        return RequestHead(method, target, minor, end, fields, data[:end] if again else b"")
     return RequestHead(method, _read_target(method, target, fields.host), minor, end, fields)
 
 

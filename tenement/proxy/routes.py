@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
-from tenement.proxy.document import Change, Document, Policy, TenantEntry
+from tenement.proxy.document import Change, Document, TenantEntry
 from tenement.proxy.hosts import BadHost, fold
+from tenement.proxy.policy import Policy
 
 CACHE_SIZE: Final = 10_000
 """Hosts whose target is remembered; visitors choose hosts, so there has to be an end."""

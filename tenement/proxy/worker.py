@@ -1,32 +1,22 @@
-"""The worker: wires the parts, watches deadlines, and ends without losing a request.
+"""What a worker's connections share: it wires the parts, follows the manager, and knows all clients.
 
-On SIGTERM it takes no new connection (systemd holds the sockets, and the other workers go on), lets requests
-in flight finish, answers the last one on each connection with `Connection: close`, closes connections that
-have been idle for a while, and cuts what is left at the drain deadline.
+How it runs, from the first connection to the last, is in `running`.
 """
 
 import asyncio
-import contextlib
-import gc
 import logging
-import os
-import resource
 import secrets
-import signal
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple, Protocol, cast
-
-import sdnotify
+from typing import Final, Protocol, cast
 
 from tenement.counters import Counters
 from tenement.proxy.access import AccessLog
 from tenement.proxy.announced import AnnouncedConnection
-from tenement.proxy.bus import ManagerBus
+from tenement.proxy.connector import Connector
 from tenement.proxy.document import Change, Document
 from tenement.proxy.forwarded import TrustedProxies
 from tenement.proxy.leases import Bus, Leases
@@ -38,20 +28,13 @@ from tenement.proxy.settings import Settings
 from tenement.proxy.sticky import Sticky
 from tenement.proxy.tls import Tls
 from tenement.proxy.tunnels import Tunnels
-from tenement.proxy.upstream import Connector, UpstreamPool
+from tenement.proxy.upstream import UpstreamPool
 
 log = logging.getLogger(__name__)
 
-_BACKLOG: Final = 4096
+_HEX_BYTES: Final[list[bytes]] = [b"%02x" % number for number in range(256)]
 # So many connections are looked at for one that makes room: a crowd of busy ones must not make new ones dear.
 _LOOKED_AT: Final = 64
-
-
-class Listener(NamedTuple):
-    """A listening socket, and the scheme that is spoken on it."""
-
-    sock: socket.socket
-    scheme: bytes
 
 
 class Client(Protocol):
@@ -103,13 +86,14 @@ class Worker:
         self.tls = Tls(self)
         self.sticky = Sticky("")
         self.tunnels = Tunnels()
-        self._connector = Connector(settings)
+        self.connector = Connector(settings)
+        # Set while there are deadlines to look at closely; set when a worker that drains has no client left.
+        self.watching = asyncio.Event()
+        self.empty = asyncio.Event()
         self._clients: dict[Client, None] = {}
-        self._empty = asyncio.Event()
-        self._watching = asyncio.Event()
-        self._servers: list[asyncio.Server] = []
         self._id_prefix = secrets.token_hex(6).encode()
-        self._id_count = 0
+        self._id_count = -1
+        self._ids = b""
 
     def use_bus(self, bus: Bus) -> None:
         """Take leases from this manager. To be called once, first."""
@@ -118,7 +102,10 @@ class Worker:
     def next_request_id(self) -> bytes:
         """An id that no other request has."""
         self._id_count += 1
-        return self._id_prefix + b"%010x" % self._id_count
+        last = self._id_count & 0xFF
+        if last == 0:
+            self._ids = self._id_prefix + b"%08x" % (self._id_count >> 8)
+        return self._ids + _HEX_BYTES[last]
 
     # What the manager says; see bus.Listener
 
@@ -154,15 +141,6 @@ class Worker:
 
     # Connections
 
-    async def listen(self, listeners: Sequence[Listener]) -> None:
-        """Accept connections."""
-        loop = asyncio.get_running_loop()
-        for sock, scheme in listeners:
-            _set_listener_options(sock)
-            make_protocol = partial(self._make_protocol, scheme)
-            server = await loop.create_server(make_protocol, sock=sock, backlog=_BACKLOG)
-            self._servers.append(server)
-
     @property
     def clients(self) -> list[Client]:
         """The connections of clients."""
@@ -186,81 +164,22 @@ class Worker:
         """A connection is gone."""
         self._clients.pop(client, None)
         if self.draining and not self._clients:
-            self._empty.set()
+            self.empty.set()
 
     def watch(self) -> None:
         """Something begins, and with it deadlines to look at closely."""
-        if not self._watching.is_set():
+        if not self.watching.is_set():
             self.now = monotonic()
-            self._watching.set()
+            self.watching.set()
 
-    async def sweep(self) -> None:
-        """Look at all deadlines, again and again as long as there are any, until cancelled.
-
-        Connections that merely wait for a request are looked at seldom, and nothing at all is not looked at.
-        """
-        settings = self.settings
-        while True:
-            if not self._watching.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(settings.idle_sweep_interval_s if self._clients else None):
-                        await self._watching.wait()
-            if self._watching.is_set():
-                await asyncio.sleep(settings.sweep_interval_s)
-            self._look_at_deadlines()
-            if self._is_quiet():
-                self._watching.clear()
-
-    async def drain(self) -> None:
-        """End: see the top of the module."""
-        self.draining = True
-        self.watch()
-        self.idle_timeout_s = self.settings.drain_idle_s
-        for server in self._servers:
-            server.close()
-        await self.tls.drain()
-        for client in list(self._clients):
-            client.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_s):
-                while self._clients:
-                    self._empty.clear()
-                    await self._empty.wait()
-        if self._clients:
-            log.warning(
-                "drain: cutting %d connections at the end of %g s", len(self._clients), self.settings.drain_s
-            )
-        for client in list(self._clients):
-            client.abort()
-        await asyncio.sleep(0)
-        await self._connector.close()
-        await self.leases.close()
-        self.access.flush()
-        self.access.close()
-
-    # Private
-
-    def _make_room(self) -> bool:
-        """Cut the oldest connection that is idle; busy ones before it are the last to be looked at again."""
-        for client in list(islice(self._clients, _LOOKED_AT)):
-            del self._clients[client]
-            if client.idle:
-                client.abort()
-                return True
-            self._clients[client] = None
-        return False
-
-    def _make_protocol(self, scheme: bytes) -> asyncio.Protocol:
+    def make_protocol(self, scheme: bytes) -> asyncio.Protocol:
         """The protocol of a new connection."""
         if self.announcers:
             return AnnouncedConnection(self, partial(self._make_client, scheme))
         return self._make_client(scheme, "")
 
-    def _make_client(self, scheme: bytes, peer: str) -> asyncio.Protocol:
-        make_client = cast(Callable[[], asyncio.Protocol], partial(ClientConnection, self, scheme, peer))
-        return self.tls.wrap(make_client) if scheme == b"https" else make_client()
-
-    def _look_at_deadlines(self) -> None:
+    def look_at_deadlines(self) -> None:
+        """Look at the deadlines of everything there is."""
         now = self.now = monotonic()
         for client in list(self._clients):
             try:
@@ -275,7 +194,7 @@ class Worker:
         self.gates.sweep(now)
         self.access.flush()
 
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether no deadline is near: at most there are connections that wait for a request."""
         return (
             not (self.gates or self.access.pending or self.draining)
@@ -283,79 +202,21 @@ class Worker:
             and all(client.idle for client in self._clients)
         )
 
+    # Private
+
+    def _make_room(self) -> bool:
+        """Cut the oldest connection that is idle; busy ones before it are the last to be looked at again."""
+        for client in list(islice(self._clients, _LOOKED_AT)):
+            del self._clients[client]
+            if client.idle:
+                client.abort()
+                return True
+            self._clients[client] = None
+        return False
+
+    def _make_client(self, scheme: bytes, peer: str) -> asyncio.Protocol:
+        make_client = cast(Callable[[], asyncio.Protocol], partial(ClientConnection, self, scheme, peer))
+        return self.tls.wrap(make_client) if scheme == b"https" else make_client()
+
     def _make_pool(self, address: str) -> UpstreamPool:
-        return UpstreamPool(address, self._connector, self.settings)
-
-
-def _set_listener_options(sock: socket.socket) -> None:
-    """Options that accepted connections inherit: no Nagle, and an end to peers that vanished without a
-    word.
-    """
-    sock.setblocking(False)
-    if sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-
-
-async def run(
-    listeners: Sequence[Listener],
-    templates: Path,
-    bus_address: str | None = None,
-    counts: Path | None = None,
-) -> None:
-    """Work until SIGTERM or SIGINT, then drain. `bus_address` None is the system bus.
-
-    Requests are counted in the file `counts`, or nowhere to be seen.
-    """
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    notifier = sdnotify.SystemdNotifier()
-    # Where systemd may not raise the limit as far as the unit wants, as in some containers, less is served.
-    settings = Settings().within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    worker = Worker(Pages(templates), settings, counts=counts)
-    bus = ManagerBus(worker, address=bus_address)
-    worker.use_bus(bus)
-    background = [
-        loop.create_task(bus.run()),
-        loop.create_task(worker.sweep()),
-        loop.create_task(_watchdog(notifier)),
-    ]
-    try:
-        notifier.notify("STATUS=Waiting for the manager's routes")
-        await _either(stopped, worker.ready)
-        if not stopped.is_set():
-            await worker.listen(listeners)
-            gc.freeze()  # What is there now stays; the collector need not look at it again.
-            notifier.notify("READY=1\nSTATUS=Serving")
-            await stopped.wait()
-        notifier.notify("STOPPING=1\nSTATUS=Draining")
-        await worker.drain()
-    finally:
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-
-
-async def _watchdog(notifier: sdnotify.SystemdNotifier) -> None:
-    """Tell systemd that the loop turns, if it wants to know: see WatchdogSec= in systemd.service(5)."""
-    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 3_000_000
-    while interval_s:
-        await asyncio.sleep(interval_s)
-        notifier.notify("WATCHDOG=1")
-
-
-async def _either(*events: asyncio.Event) -> None:
-    """Wait until one of the events is set."""
-    tasks = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return UpstreamPool(address, self.connector, self.settings)

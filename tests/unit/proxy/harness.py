@@ -20,8 +20,9 @@ import uvloop
 from tenement.errors import NotFound, TenementError
 from tenement.proxy.access import AccessLog
 from tenement.proxy.pages import Pages
+from tenement.proxy.running import Listener, drain, listen, sweep
 from tenement.proxy.settings import Settings
-from tenement.proxy.worker import Listener, Worker
+from tenement.proxy.worker import Worker
 
 TEMPLATES = Path(__file__).parents[3] / "templates" / "errors"
 HOST = b"alice.notes.localhost"
@@ -173,6 +174,7 @@ class Site:
             "tenants": {"notes:alice": {}, "notes:bob": {}},
         }
         self.apps: list[App] = []
+        self.servers: list[asyncio.Server] = []
         self.port = 0
         self._clients: list[Conversation] = []
         self._sweep: asyncio.Task[None] | None = None
@@ -181,8 +183,8 @@ class Site:
         self.configure()
         sock = socket.create_server(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
-        await self.worker.listen([Listener(sock, b"http")])
-        self._sweep = asyncio.create_task(self.worker.sweep())
+        self.servers = await listen(self.worker, [Listener(sock, b"http")])
+        self._sweep = asyncio.create_task(sweep(self.worker))
 
     def configure(self, **changes: Any) -> None:
         self.document.update(changes)
@@ -217,7 +219,7 @@ class Site:
         self._sweep.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweep
-        await self.worker.drain()
+        await drain(self.worker, self.servers)
         for app in self.apps:
             await app.stop()
         for client in self._clients:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from time import monotonic
 
+from tenement.proxy.running import drain
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, eventually, fields, get, ok, replies
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +38,7 @@ async def test_a_request_in_flight_is_finished_and_its_connection_told_to_close(
     client = await here.client()
     client.send(get())
     await eventually(lambda: here.apps[0].connections == 1)
-    draining = asyncio.create_task(here.worker.drain())
+    draining = asyncio.create_task(drain(here.worker, here.servers))
     await eventually(lambda: here.worker.draining)
     go.set()
     head, body = await client.answer()
@@ -56,7 +57,7 @@ async def test_connections_that_have_been_idle_are_closed_at_once(here: Site):
     await client.answer()
     await asyncio.sleep(1.1)
     began = monotonic()
-    await asyncio.wait_for(here.worker.drain(), 2)
+    await asyncio.wait_for(drain(here.worker, here.servers), 2)
     assert monotonic() - began < 0.9
     assert await client.rest() == b""
 
@@ -67,7 +68,7 @@ async def test_a_request_that_was_on_its_way_when_the_drain_began_is_answered(he
     client = await here.client()
     client.send(get())
     await client.answer()
-    draining = asyncio.create_task(here.worker.drain())
+    draining = asyncio.create_task(drain(here.worker, here.servers))
     await eventually(lambda: here.worker.draining)
     client.send(get())
     head, body = await client.answer()
@@ -86,7 +87,7 @@ async def test_what_is_left_at_the_deadline_is_cut(here: Site):
     client = await here.client()
     client.send(get())
     await eventually(lambda: here.apps[0].connections == 1)
-    await asyncio.wait_for(here.worker.drain(), 2)
+    await asyncio.wait_for(drain(here.worker, here.servers), 2)
     assert await client.rest() == b""
 
 

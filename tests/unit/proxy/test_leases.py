@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from tenement.errors import Conflict, NotFound, StartTimeout, TenementError, Unreachable
-from tenement.proxy.document import Policy, TenantEntry
-from tenement.proxy.leases import Lease, Leases
+from tenement.proxy.document import TenantEntry
+from tenement.proxy.lease import Lease
+from tenement.proxy.leases import Leases
+from tenement.proxy.policy import Policy
 from tenement.proxy.routes import Tenant
 
 ALICE = Tenant("notes:alice", TenantEntry(), Policy(startup_timeout_s=1.0, drain_timeout_s=10.0))

@@ -272,14 +272,14 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(here: Site):
 @at_a_site(lease_linger_s=0.05)
 async def test_a_worker_with_nothing_to_do_does_nothing(here: Site):
     await here.app(replies(ok()))
-    assert not here.worker._watching.is_set()
+    assert not here.worker.watching.is_set()
     client = await here.client()
     client.send(get())
     await client.head()
-    assert here.worker._watching.is_set()
+    assert here.worker.watching.is_set()
     client.reset()
     # The lease lingers; then there is nothing to look at any more.
-    await eventually(lambda: not here.worker._watching.is_set())
+    await eventually(lambda: not here.worker.watching.is_set())
     assert here.manager.released == [("notes:alice", 1)]
 
 
@@ -292,7 +292,7 @@ async def test_a_worker_whose_clients_are_all_idle_looks_at_them_seldom(here: Si
         await client.answer()
         # The lease is given back in time, though the connection stays.
         await eventually(lambda times=times: len(here.manager.released) == times)
-        await eventually(lambda: not here.worker._watching.is_set())
+        await eventually(lambda: not here.worker.watching.is_set())
     assert here.worker.connections == 1
 
 
@@ -305,7 +305,7 @@ async def test_an_idle_connection_is_closed_when_it_is_looked_at(here: Site):
     began = monotonic()
     assert await client.rest() == b""
     assert 0.25 < monotonic() - began < 1.5
-    await eventually(lambda: not here.worker._watching.is_set())
+    await eventually(lambda: not here.worker.watching.is_set())
 
 
 @at_a_site(head_timeout_s=5.0)

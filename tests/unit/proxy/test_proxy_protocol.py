@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenement.proxy.proxy_protocol import SIZE_MAX, BadHeader, Header, parse
+from tenement.proxy.running import drain
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, fields, get, ok
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -178,5 +179,5 @@ async def test_a_worker_that_ends_does_not_wait_for_a_header(here: Site):
     client.send(V1[:10])
     while here.worker.connections == 0:
         await client.drain()
-    await here.worker.drain()
+    await drain(here.worker, here.servers)
     assert await client.rest() == b""

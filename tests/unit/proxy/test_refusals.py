@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tenement.proxy.worker import Listener
+from tenement.proxy.running import Listener, listen
 from tests.unit.proxy.harness import HOST, Site, at_a_site, eventually, fields, get, ok, replies
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: bob.notes.localhost\r\n\r\n"
@@ -192,7 +192,7 @@ async def test_unknown_hosts_are_not_found_and_the_connection_stays(here: Site):
 async def test_nobody_is_served_at_the_address_that_tenants_can_reach(here: Site):
     await here.app(replies(ok()))
     sock = socket.create_server((here.worker.settings.source_address, 0))
-    await here.worker.listen([Listener(sock, b"http")])
+    await listen(here.worker, [Listener(sock, b"http")])
     reader, writer = await asyncio.open_connection(*sock.getsockname())
     writer.write(get())
     with contextlib.suppress(ConnectionError):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tenement.proxy.document import Change
+from tenement.proxy.running import Listener, listen
 from tenement.proxy.tls_connection import Handshakes, TlsConnection
-from tenement.proxy.worker import Listener
 from tenement.tls.selection import Certificate
 from tests.unit.certificates import Made
 from tests.unit.proxy.harness import Conversation, Site, at_a_site, eventually, fields, get, ok, replies
@@ -37,7 +37,7 @@ class Secure:
         self.here.configure(tls=tls, certificates=certificates, challenges={"token": "token.print"})
         sock = socket.create_server(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
-        await self.here.worker.listen([Listener(sock, b"https")])
+        await listen(self.here.worker, [Listener(sock, b"https")])
 
     def certificate(self, key: str, *names: str, version: str = "1") -> dict[str, object]:
         made = self.made[key] = Made(*names, days=20000)

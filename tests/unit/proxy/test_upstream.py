@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tenement.proxy.connector import Connector, _connect
 from tenement.proxy.response_head import ResponseHead
 from tenement.proxy.settings import Settings
-from tenement.proxy.upstream import Connector, UpstreamConnection, UpstreamPool, _connect
+from tenement.proxy.upstream import UpstreamConnection, UpstreamPool
 
 
 class Transport:
