@@ -6,9 +6,10 @@
 #   make test             the whole suite;  make test ARGS='-k upgrade'
 #   make unit             only the tests that need no box
 #   make lint typecheck   what can be checked without running anything
-#   make deb              dist/tenement_VERSION_all.deb
+#   make deb              dist/tenement_VERSION_all.deb and dist/tenement-native_VERSION_ARCHITECTURE.deb
 #   make bench            benchmarks, in a box that also has the peers
 #   make install          without the package: DESTDIR and prefix as usual
+#   make native           the proxy's hot path compiled, in build/native;  make install-native: beside its Python
 #   make clean            what the above left in the tree;  make clean-cache: the Debian layers in /var/cache/tenement
 #
 # Whatever fails, make itself ends with status 2; `RUN='...' tools/box run` ends with the command's own.
@@ -28,8 +29,13 @@ endif
 
 BOX = tools/box
 
-.PHONY: all bench box check clean clean-cache deb demo install install-data install-python lint python test \
-	typecheck unit
+# What runs for each request. Python takes the compiled module where there is one.
+NATIVE_MODULES = tenement/counters.py $(addprefix tenement/proxy/, access.py date.py exchange.py forwarded.py \
+	framing.py hosts.py leases.py limits.py request_head.py response_head.py routes.py server.py settings.py tls.py \
+	upstream.py worker.py)
+
+.PHONY: all bench box check clean clean-cache deb demo install install-data install-native install-python lint native \
+	python test typecheck unit
 
 all: deb
 
@@ -101,6 +107,20 @@ install-data:
 	install -D -m 644 completions/ten.fish $(sharedir)/fish/vendor_completions.d/ten.fish
 	install -D -m 644 -t $(sharedir)/doc/tenement docs/*.md
 	for page in docs/*.[1-8]; do install -D -m 644 -t $(sharedir)/man/man$${page##*.} "$$page" || exit 1; done
+
+# mypyc writes beside the sources, so it gets a copy. Debian's, whatever is first in PATH: a newer one need not accept
+# the same code.
+native:
+	rm -rf build/native
+	install -d build/native
+	cp -r tenement pyproject.toml build/native/
+	cd build/native && /usr/bin/mypyc $(NATIVE_MODULES)
+
+# With what they share, which has to be found from sys.path.
+install-native:
+	cd build/native && for file in *.so $$(find tenement -name '*.so'); do \
+		install -D -m 644 $$file $(abspath $(python_dir))/$$file || exit 1; \
+	done
 
 clean-cache:
 	@$(BOX) clean
