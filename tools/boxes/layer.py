@@ -79,15 +79,16 @@ KEEP_LAYER_S = 7 * 86400.0
 
 
 def control_packages(*names: str) -> tuple[str, ...]:
-    """Read the package names, first alternatives, in fields of debian/control; without versions."""
+    """Read the package names, first alternatives, in fields of debian/control, but for our own."""
     text = (SOURCE / "debian" / "control").read_text()
+    ours = re.findall(r"^Package: (.*)", text, re.MULTILINE)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     found = []
     for name in names:
         for match in re.finditer(rf"^{name}:((?:.*\n)(?: .*\n)*)", text + "\n", re.MULTILINE):
             for entry in match[1].split(","):
                 package = entry.split("|")[0].split("(")[0].strip()
-                if package and not package.startswith("${"):
+                if package and not package.startswith("${") and package not in ours:
                     found.append("debhelper" if package == "debhelper-compat" else package)
     return tuple(found)
 

@@ -10,13 +10,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from boxes import CACHE, PATH_IN_BOX, SOURCE
 from boxes.layer import ensure, layer, mount, overlay
-from boxes.package import build_package
+from boxes.package import build_packages
 from boxes.process import BoxError, report
 
 BOOT_TIMEOUT_S = 90.0
@@ -45,10 +45,10 @@ class Box:
     "ready": bool, "cgroup": its cgroup}. It is replaced whenever the box reboots.
     """
 
-    def __init__(self, name: str, layer_name: str, package: Path) -> None:
+    def __init__(self, name: str, layer_name: str, packages: Sequence[Path]) -> None:
         self.name = name
         self.layer = layer(layer_name)
-        self.package = package
+        self.packages = packages
         self.directory = CACHE / "boxes" / name
         self.state = self.directory / "shared" / "state.json"
         self.console = self.directory / "console.log"
@@ -85,7 +85,8 @@ class Box:
         directories = (self.directory / "upper", self.directory / "work", self.root)
         self._stack.enter_context(overlay(self.layer.stack, *directories))
         (self.root / "src").mkdir()
-        shutil.copy(self.package, self.root / "srv")
+        for package in self.packages:
+            shutil.copy(package, self.root / "srv")
         self.cgroup.mkdir()
         self._stack.callback(self._remove_cgroup)
         notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -217,11 +218,12 @@ class Box:
         return status if status >= 0 else 128 - status
 
     def install(self) -> None:
-        """Install the package with apt, set up the notes example, and wait until tenement answers."""
+        """Install the packages with apt, set up the notes example, and wait until tenement answers."""
         log = CACHE / "log" / f"install-{self.name}.log"
         log.write_bytes(b"")
         script = (SOURCE / "tools" / "box-setup").read_text()
-        status = self.run("sh", "-euc", script, "box-setup", f"/srv/{self.package.name}", log=log)
+        packages = [f"/srv/{package.name}" for package in self.packages]
+        status = self.run("sh", "-euc", script, "box-setup", *packages, log=log)
         if status:
             log.rename(log.with_name("install.log"))
             raise BoxError("tenement did not come up in the box", log.with_name("install.log"))
@@ -261,13 +263,13 @@ def sweep() -> None:
 
 @contextlib.contextmanager
 def booted_box(layer_name: str = "box") -> Iterator[Box]:
-    """Boot a box and install the package of this tree in it.
+    """Boot a box and install the packages of this tree in it.
 
     When that fails the box is there all the same: what is wrong can best be found out inside.
     """
     sweep()
-    package = build_package()
-    with Box(f"box-{os.getpid()}", layer_name, package) as box:
+    packages = build_packages()
+    with Box(f"box-{os.getpid()}", layer_name, packages) as box:
         try:
             box.install()
         except BoxError as error:

@@ -1,4 +1,4 @@
-"""The Debian package of this tree, built once for each state of its sources."""
+"""The Debian packages of this tree, built once for each state of its sources."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from boxes import CACHE, PATH_IN_BOX, SOURCE
 from boxes.layer import chroot_mounts, ensure, layer, overlay
 from boxes.process import locked, run_logged, say
 
-# What the package is built from: its version is the hash of these.
+# What the packages are built from: their version is the hash of these.
 PACKAGE_SOURCES = (
     "CHANGELOG.md",
     "LICENSE",
@@ -29,22 +29,23 @@ PACKAGE_SOURCES = (
 
 
 def package_files() -> list[Path]:
-    """List the files that go into the package, relative to the tree, sorted."""
+    """List the files that go into the packages, relative to the tree, sorted."""
     found = []
     for name in PACKAGE_SOURCES:
         top = SOURCE / name
         found += [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
     skip = ("__pycache__", ".debhelper", "tenement.egg-info", "debhelper-build-stamp")
+    built = [("debian", name) for name in ("tenement", "tenement-native", "tmp")]
     relative = (path.relative_to(SOURCE) for path in found)
     return sorted(
         path
         for path in relative
-        if not any(part in skip for part in path.parts) and path.parts[:2] != ("debian", "tenement")
+        if not any(part in skip for part in path.parts) and path.parts[:2] not in built
     )
 
 
-def build_package() -> Path:
-    """Build the .deb from the working tree, unless one from these sources is cached; returns its path."""
+def build_packages() -> list[Path]:
+    """Build the .debs from the working tree, unless they are cached; returns them, tenement's first."""
     ensure(layer("test"))
     with tempfile.TemporaryDirectory(prefix="package-", dir=CACHE) as scratch_name:
         scratch = Path(scratch_name)
@@ -61,19 +62,25 @@ def build_package() -> Path:
         kept = CACHE / "packages" / digest.hexdigest()[:16]
         with locked(CACHE / "packages.lock"):
             if not kept.is_dir():
-                compile_package(scratch, kept)
+                compile_packages(scratch, kept)
         os.utime(kept)
         forget_old_packages()
-    return next(kept.glob("*.deb"))
+    # "tenement_" comes after "tenement-native_".
+    return sorted(kept.glob("*.deb"), reverse=True)
 
 
-def compile_package(scratch: Path, kept: Path) -> None:
+def compile_packages(scratch: Path, kept: Path) -> None:
     """Run dpkg-buildpackage in the `test` layer on the tree that lies in scratch/upper/build."""
-    say("building the package")
+    say("building the packages")
     log = CACHE / "log" / "package.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
-    environment = {"HOME": "/root", "LC_ALL": "C.UTF-8", "PATH": PATH_IN_BOX, "DEB_BUILD_OPTIONS": "nocheck"}
+    environment = {
+        "DEB_BUILD_OPTIONS": "nocheck noautodbgsym",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "PATH": PATH_IN_BOX,
+    }
     stack = layer("test").stack
     with overlay(stack, scratch / "upper", scratch / "work", scratch / "root") as root, chroot_mounts(root):
         inside = "cd /build/tenement && exec dpkg-buildpackage -b -us -uc"
