@@ -1,13 +1,25 @@
-"""What holds for every test: system tests are marked, and no test leaves a task of asyncio behind."""
+"""What holds for every test: system tests are marked, no test leaves a task of asyncio behind, and modules
+that are shipped compiled are tested compiled where the package was built.
+"""
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import tenement
+import tenement.proxy
+
 SYSTEM_TESTS = Path(__file__).parent / "system"
+NATIVE = Path("/run/native/usr/lib/python3/dist-packages")
+
+if NATIVE.is_dir():
+    sys.path.append(str(NATIVE))
+    for package in (tenement, tenement.proxy):
+        package.__path__.insert(0, str(NATIVE / package.__name__.replace(".", "/")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
