@@ -214,6 +214,8 @@ class Manager:
         name = TenantName(service, id_)
         await self._supervisor.leave(name, Goal.FORGET, "removed by the operator")
         if purge:
+            # A stand-in has the same data, and may still have requests under way.
+            await self._stand_ins.change_ended(name)
             await asyncio.to_thread(self._units.purge, name)
 
     def set_weight(self, service: str, id_: str, weight: int) -> None:

@@ -5,9 +5,8 @@ states:
 
     wanted    requests wait, one call of `Lease` is under way for all of them
     held      new requests use it at once; unused for `linger_s` it is released
-    retired   revoked, or its app refused a connection: no new request; released when the last one ends, and
-    its
-              connections are cut at the drain deadline
+    retired   revoked, or its app refused a connection: no new request; released when the last one ends;
+              its connections are cut at the drain deadline
 
 A manager that leaves the bus has forgotten every lease. Requests go on meanwhile on what is held; when it is
 back each held lease is asked for anew, and usually comes back for the same address. So is each retired one

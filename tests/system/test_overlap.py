@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -129,3 +130,20 @@ def test_requests_wait_for_the_tenant_when_its_stand_in_dies(box: Box, service: 
     assert len(load.failures) < 20, load.failures
     assert rollout_state(box, service) == "done"
     assert stand_ins(box, service) == ""
+
+
+def test_data_is_deleted_when_the_stand_in_is_gone_too(box: Box, service: str) -> None:
+    tenant, host = f"{service}:a", f"a.{service}.localhost"
+    restart = threading.Thread(target=lambda: box.run(f"ten restart {tenant}", check=False))
+    restart.start()
+    box.wait_for(lambda: " running " in stand_ins(box, service), 20)
+    # A little later it serves, and the tenant's own unit starts, which takes as long again.
+    time.sleep(1.2 * START_S)
+    slow = threading.Thread(target=lambda: box.http(host, "/slow?3"))
+    slow.start()
+    time.sleep(0.3)
+    box.run(f"ten rm --purge -y {tenant}", timeout_s=60)
+    assert stand_ins(box, service) == ""
+    assert not (box.root / "var/lib/private/tenement" / service / "a").exists()
+    restart.join()
+    slow.join()
