@@ -107,7 +107,9 @@ OPTIONS = [
     "-S -1h",
     "--since=today",
     "-U now",
-    "-S -1h -U -1s",
+    # Not to the second: the two are asked one after the other.
+    "-S -1h -U +1m",
+    "-U -1h",
     "-g GET",
     "-g 'one|two' -n 1",
     "-p info",
