@@ -29,8 +29,9 @@ endif
 
 BOX = tools/box
 
-# What runs for each request, compiled by mypyc. None of it has coroutines: cancellation of one that awaits another gets
-# lost in the translation. Python takes the compiled module where there is one.
+# What runs for each request, compiled by mypyc. None of it has coroutines, since cancellation of one that awaits another
+# gets lost in the translation, or adds bytes to bytes, which loses the left ones' memory. Python takes the compiled module
+# where there is one.
 NATIVE_MODULES = tenement/counters.py $(addprefix tenement/proxy/, access.py date.py exchange.py forwarded.py framing.py \
 	guards.py hosts.py lease.py limits.py policy.py request_head.py response_head.py routes.py server.py settings.py \
 	tunnels.py upstream.py worker.py)
@@ -116,6 +117,8 @@ native:
 	install -d build/native
 	cp -r tenement pyproject.toml build/native/
 	cd build/native && /usr/bin/mypyc $(NATIVE_MODULES)
+	awk '/^[^ }].*\(/ { function_ = $$0 } /CPyBytes_Concat/ && function_ !~ /top_level/ { print function_; found = 1 } \
+		END { if (found) print "These add bytes to bytes: use %b."; exit found }' $$(find build/native/build -name '*.c')
 
 # With what they share, which has to be found from sys.path.
 install-native:

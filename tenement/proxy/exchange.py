@@ -166,7 +166,7 @@ class Exchange:
         """Pass on bytes of an upgraded connection."""
         assert self._upstream is not None
         if self._leaseless and (self._held_back or not self._renews()):
-            self._held_back += data
+            self._held_back = b"%b%b" % (self._held_back, data)
             return
         self._upstream.write(data)
         if self._half_closed:
@@ -293,7 +293,7 @@ class Exchange:
     def answer_interim(self, head: ResponseHead, data: bytes) -> None:
         """Pass on 100, 103 and the like, to those who may know them."""
         if self.head.minor == 1:
-            self._write(data if head.verbatim else head.relay(data) + b"\r\n\r\n")
+            self._write(data if head.verbatim else b"%b\r\n\r\n" % head.relay(data))
 
     def answer_switches(self, head: ResponseHead, data: bytes, rest: bytes) -> None:
         """The app upgrades the connection: from here on bytes pass both ways."""
@@ -306,7 +306,7 @@ class Exchange:
         self.tunnel = True
         self._deadline = _NEVER
         self._closes = True
-        self._write(data + rest)
+        self._write(b"%b%b" % (data, rest))
         early = self._client.take_buffered()
         if early and self._upstream is not None:
             self._upstream.write(early)
@@ -321,7 +321,7 @@ class Exchange:
         self._begun = True
         self._closes = closes = self._closes_after_whole()
         if closes or self._added or not (head.verbatim and head.dated and self.head.minor):
-            data = self._head_to_client(head, data[: head.end]) + data[head.end :]
+            data = b"%b%b" % (self._head_to_client(head, data[: head.end]), data[head.end :])
         self._sent += len(data)
         self._client.write(data)
         self._finish(reusable)
@@ -459,7 +459,7 @@ class Exchange:
         tenant = service.choose_at_random()
         if tenant is not None:
             value = sticky.cookie(service.name, tenant.id, secure=self._client.secure)
-            self._added += b"\r\nSet-Cookie: " + value
+            self._added = b"%b\r\nSet-Cookie: %b" % (self._added, value)
         return tenant
 
     def _is_navigation(self) -> bool:
@@ -544,15 +544,15 @@ class Exchange:
 
         They come last: an app's own Strict-Transport-Security counts (RFC 6797, 8.1).
         """
-        added = self._added if head.dated else date.field() + self._added
+        added = self._added if head.dated else b"%b%b" % (date.field(), self._added)
         if self._closes:
             framed = self.head.minor == 1 or head.length >= 0
-            return head.relay(data, framed=framed) + added + b"\r\nConnection: close\r\n\r\n"
+            return b"%b%b\r\nConnection: close\r\n\r\n" % (head.relay(data, framed=framed), added)
         if self.head.minor == 0:
-            return head.relay(data) + added + b"\r\nConnection: keep-alive\r\n\r\n"
+            return b"%b%b\r\nConnection: keep-alive\r\n\r\n" % (head.relay(data), added)
         if head.verbatim:
-            return data[:-4] + added + b"\r\n\r\n" if added else data
-        return head.relay(data) + added + b"\r\n\r\n"
+            return b"%b%b\r\n\r\n" % (data[:-4], added) if added else data
+        return b"%b%b\r\n\r\n" % (head.relay(data), added)
 
     def answer(
         self,

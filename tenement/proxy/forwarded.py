@@ -60,8 +60,8 @@ def fields(peer: str, scheme: bytes, host: bytes) -> bytes:
         address,
         scheme,
         host,
-        b"\r\nX-Real-IP: " + address,
-        b"\r\nForwarded: " + _element(peer, scheme, host),
+        b"\r\nX-Real-IP: %b" % address,
+        b"\r\nForwarded: %b" % _element(peer, scheme, host),
     )
 
 
@@ -83,13 +83,13 @@ def fields_from_proxy(
     chain.append(peer.encode())
     elements = [*said.get(b"forwarded", []), _element(peer, scheme, host)]
     lines = [
-        b"\r\nX-Forwarded-For: " + b", ".join(chain),
-        b"\r\nX-Forwarded-Proto: " + _last(said, b"x-forwarded-proto", scheme),
-        b"\r\nX-Forwarded-Host: " + _last(said, b"x-forwarded-host", host),
-        b"\r\nX-Real-IP: " + client(chain, trusted).encode("latin-1"),
-        b"\r\nForwarded: " + b", ".join(elements),
+        b"\r\nX-Forwarded-For: %b" % b", ".join(chain),
+        b"\r\nX-Forwarded-Proto: %b" % _last(said, b"x-forwarded-proto", scheme),
+        b"\r\nX-Forwarded-Host: %b" % _last(said, b"x-forwarded-host", host),
+        b"\r\nX-Real-IP: %b" % client(chain, trusted).encode("latin-1"),
+        b"\r\nForwarded: %b" % b", ".join(elements),
     ]
-    lines += [b"\r\n" + name.title() + b": " + value for name, value in origin if name not in _PASSED_ON]
+    lines += [b"\r\n%b: %b" % (name.title(), value) for name, value in origin if name not in _PASSED_ON]
     return b"".join(lines)
 
 
@@ -122,5 +122,5 @@ def _bare(address: str) -> str:
 def _element(peer: str, scheme: bytes, host: bytes) -> bytes:
     """One element of Forwarded; a colon or bracket makes a value a quoted string (RFC 7239, 4 and 6)."""
     node = f'"[{peer}]"' if ":" in peer else peer
-    quoted = b'"' + host + b'"' if b":" in host else host
+    quoted = b'"%b"' % host if b":" in host else host
     return b"for=%b;host=%b;proto=%b" % (node.encode(), quoted, scheme)

@@ -126,7 +126,7 @@ class Chunked:
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """See Framing.feed."""
         if self._held:
-            data, self._held = self._held + data, b""
+            data, self._held = b"%b%b" % (self._held, data), b""
         position = 0
         payload: list[bytes] = []
         end = len(data)

@@ -214,6 +214,7 @@ def _read_fields(fields: Fields, minor: int) -> None:
     length: bytes | None = None
     coding: bytes | None = None
     options: list[bytes] = []
+    upgrades: list[bytes] = []
     changes = False
     for name, value in _SPECIAL.findall(low):
         if name == b"host":
@@ -237,9 +238,10 @@ def _read_fields(fields: Fields, minor: int) -> None:
             if name == b"connection":
                 options = options + [option.strip(b" \t") for option in value.split(b",")]
             elif name == b"upgrade":
-                fields.upgrade = (fields.upgrade + b"," if fields.upgrade else b"") + value.strip(b" \t")
+                upgrades.append(value.strip(b" \t"))
     if host is None:
         raise BadRequest(400, "Host is missing")
+    fields.upgrade = b",".join(each for each in upgrades if each)
     fields.host = host.rstrip(b" \t")
     if length is not None or coding is not None:
         fields.length = _body_length(minor, length, coding)
@@ -300,12 +302,12 @@ def _rebuild(fields: Fields, low: bytes, options: list[bytes]) -> None:
             _read_origin(fields, name.replace(b"_", b"-"), value)
     for option in options:
         if option not in _PLAIN_OPTIONS:
-            cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
+            cuts += [each.span() for each in re.finditer(rb"\r\n%b:[^\r]*" % re.escape(option), low)]
     fields.relay = without(lines[:-2], cuts)
     if fields.upgrade:
-        fields.relay += b"\r\nConnection: Upgrade\r\nUpgrade: " + b", ".join(upgrade)
+        fields.relay = b"%b\r\nConnection: Upgrade\r\nUpgrade: %b" % (fields.relay, b", ".join(upgrade))
     elif trailers:
-        fields.relay += b"\r\nConnection: TE\r\nTE: trailers"
+        fields.relay = b"%b\r\nConnection: TE\r\nTE: trailers" % fields.relay
 
 
 def _read_origin(fields: Fields, name: bytes, value: bytes) -> None:
@@ -346,4 +348,4 @@ def _read_target(method: bytes, target: bytes, host: bytes) -> bytes:
     path = absolute[2]
     if not path:
         return b"*" if method == b"OPTIONS" else b"/"
-    return path if path[:1] == b"/" else b"/" + path
+    return path if path[:1] == b"/" else b"/%b" % path

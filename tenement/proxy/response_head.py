@@ -82,8 +82,8 @@ class ResponseHead:
             cuts += [field.span() for field in _SPECIAL.finditer(low) if field[1] in _FRAMING]
         for option in self._options:
             if option not in _PLAIN_OPTIONS:
-                cuts += [each.span() for each in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", low)]
-        return b"HTTP/1.1 " + status + reason + without(lines, cuts)
+                cuts += [each.span() for each in re.finditer(rb"\r\n%b:[^\r]*" % re.escape(option), low)]
+        return b"HTTP/1.1 %b%b%b" % (status, reason, without(lines, cuts))
 
     def follow_options(self, value: bytes) -> None:
         """Follow the Connection field (RFC 9110, 7.6.1). Raises BadResponse."""

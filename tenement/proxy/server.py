@@ -109,7 +109,7 @@ class ClientConnection:
         self.trusted = self.peer in worker.trusted
         self.guard = worker.tls.guard(transport.get_extra_info("ssl_object"))
         self.secure = self._scheme == b"https"
-        self.hsts = b"\r\n" + worker.tls.hsts if self.secure and worker.tls.hsts else b""
+        self.hsts = b"\r\n%b" % worker.tls.hsts if self.secure and worker.tls.hsts else b""
         self._patience_s = settings.head_timeout_s
         self._deadline = worker.now + self._patience_s
         worker.add_client(self)
@@ -222,7 +222,7 @@ class ClientConnection:
         if head is not self._relayed_head:
             self._relayed = head.relay(self._origin(head.fields))
             self._relayed_head = head if head is self._previous else None
-        return self._relayed + request_id + b"\r\n\r\n"
+        return b"".join((self._relayed, request_id, b"\r\n\r\n"))
 
     def feed_body(self) -> None:
         """Pass on what was read of the body before the exchange could take it."""
@@ -350,7 +350,7 @@ class ClientConnection:
     def _read_more(self, data: bytes) -> None:
         """Read on in a head that came in pieces; what was looked at before is not looked at again."""
         seen = len(self._buffer)
-        data = self._buffer + data
+        data = b"%b%b" % (self._buffer, data)
         deadline = self._deadline
         if data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
             self._partial = False
@@ -367,7 +367,7 @@ class ClientConnection:
 
     def _keep(self, data: bytes) -> None:
         """Keep what cannot be used yet."""
-        self._buffer += data
+        self._buffer = b"%b%b" % (self._buffer, data)
         self._adjust_reading()
 
     def _adjust_reading(self) -> None:

@@ -234,7 +234,7 @@ class UpstreamConnection:
 
     def _read_head(self, exchange: Answered, data: bytes) -> None:
         if self._buffer:
-            data = self._buffer + data
+            data = b"%b%b" % (self._buffer, data)
             self._buffer = b""
         self.heard = True
         previous = self._previous

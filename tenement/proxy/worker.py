@@ -104,8 +104,8 @@ class Worker:
         self._id_count += 1
         last = self._id_count & 0xFF
         if last == 0:
-            self._ids = self._id_prefix + b"%08x" % (self._id_count >> 8)
-        return self._ids + _HEX_BYTES[last]
+            self._ids = b"%b%08x" % (self._id_prefix, self._id_count >> 8)
+        return b"".join((self._ids, _HEX_BYTES[last]))
 
     # What the manager says; see bus.Listener
 
