@@ -632,6 +632,7 @@ class Exchange:
         lease = self._lease
         if lease is not None:
             self._lease = None
+            # As `Leases.finish`, which is not compiled and would be called for every request.
             if lease.leave(now):
                 worker.leases.forget(lease)
         if self._gate is not None:
